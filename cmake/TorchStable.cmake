@@ -1,0 +1,28 @@
+# torch's stable ABI: headers from the installed torch, no torch library linked.
+#
+# The kernel libraries must name libtorch as needed, or they fail to load even after `import
+# torch`; an empty stand-in of that name at link time is enough and keeps the build independent of
+# which torch is installed.
+
+execute_process(
+  COMMAND ${Python_EXECUTABLE} -c
+          "from torch.utils.cpp_extension import include_paths; print(';'.join(include_paths()))"
+  OUTPUT_VARIABLE TORCH_INCLUDE_DIRS
+  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+
+file(WRITE ${PROJECT_BINARY_DIR}/libtorch_stub.cpp "")
+add_library(torch_stub SHARED ${PROJECT_BINARY_DIR}/libtorch_stub.cpp)
+set_target_properties(torch_stub PROPERTIES OUTPUT_NAME torch LIBRARY_OUTPUT_DIRECTORY
+                                                              ${PROJECT_BINARY_DIR}/stub)
+
+add_library(torch_stable INTERFACE)
+target_include_directories(torch_stable SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+# 2.10 is the oldest torch that one build serves.
+target_compile_definitions(torch_stable INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
+if(APPLE)
+  target_link_options(torch_stable INTERFACE -Wl,-undefined,dynamic_lookup)
+else()
+  target_link_options(torch_stable INTERFACE -Wl,--no-as-needed
+                      $<TARGET_FILE:torch_stub> -Wl,--as-needed)
+  add_dependencies(torch_stable torch_stub)
+endif()

@@ -1,0 +1,243 @@
+"""`Op`: one declaration an operator, from which dispatch, autograd, vmap and `explain` follow."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from fusewright import _autograd, backends
+from fusewright._schema import Signature, tensors_of
+from fusewright.backends import REFERENCE, Backend
+from fusewright.backends.explain import Inquiry
+from fusewright.errors import UnsupportedError, fail
+
+OPS: dict[str, Op] = {}
+
+Reason = str | None
+
+
+class Kernels(NamedTuple):
+    """The two dispatcher operators of one backend."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any] | None
+
+
+@dataclass(eq=False)
+class Op:
+    """An operator: its schemas, its meaning, and what each backend can do of it.
+
+    Attributes:
+        name: the operator's one name, also that of its files and kernels.
+        forward: the schema without the name, `(Tensor x, Tensor? weight, float eps) -> (Tensor y,
+            Tensor rstd)`. The first argument is a tensor. The returns named in `outputs` are the
+            user's; the others are kept for the backward. A kernel gives an output that this call
+            does not have as a tensor of shape (0,).
+        backward: the schema of the gradient kernel, or None where there is no gradient. Its
+            arguments are found by name: `grad_<output>` (`Tensor?`, None when unused), arguments
+            and returns of the forward, and `int needs`, whose bit i asks for the i-th return. Its
+            returns are named `grad_<argument>`; one that is not needed has shape (0,). It must
+            name every tensor that a gradient depends on.
+        reference: pure PyTorch, same arguments, returns the outputs (None for an absent one).
+            It is the meaning of the operator and the source of second derivatives.
+        fake: same arguments, returns every return with the right shape, dtype and strides.
+        outputs: the names of the user's outputs, a prefix of the returns.
+        check: raises `ArgumentError` for arguments that are wrong on every backend.
+        supports: for every backend that has kernels, a function of the arguments that returns
+            None, or the reason why its kernels can't serve them.
+        avoid: the same, with the reason why the default should not pick a backend that could.
+        fake_backward: as `fake`, for the backward; by default each gradient is `empty_like` its
+            argument.
+        autocast: 'lower' casts floating-point arguments to autocast's dtype, as a matrix product
+            does; None leaves them alone.
+        sample: makes arguments for tests, benchmarks and docs; see `tests/check.py`.
+    """
+
+    name: str
+    forward: str
+    backward: str | None
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    supports: Mapping[str, Callable[..., Reason]]
+    sample: Callable[..., tuple[Any, ...]]
+    outputs: tuple[str, ...] = ("y",)
+    check: Callable[..., None] | None = None
+    avoid: Mapping[str, Callable[..., Reason]] = field(default_factory=dict)
+    fake_backward: Callable[..., Any] | None = None
+    autocast: str | None = None
+
+    def __post_init__(self) -> None:
+        OPS[self.name] = self
+        self.signature = Signature(self.name, self.forward)
+        self.backward_signature = (
+            Signature(f"{self.name}_backward", self.backward) if self.backward else None
+        )
+        self.kernels: dict[str, Kernels] = {}
+        self._order: dict[str, list[str]] = {}  # device type -> backends, best first
+        self._warned: set[str] = set()
+        for backend in backends.installed().values():
+            if backend.name in self.supports and backend.error is None:
+                self._attach(backend)
+        self.functions = _autograd.functions_of(self)
+
+    def __call__(self, *args: Any, backend: str | None = None) -> Any:
+        """Run on the chosen backend; arguments in the order of the schema, none left out."""
+        device = self._validate(args)
+        if self.autocast is not None and torch.is_autocast_enabled(device):
+            args = _cast(args, torch.get_autocast_dtype(device))
+        chosen = self._choose(device, args, backend)
+        needs_grad = torch.is_grad_enabled() and _any_requires_grad(args)
+        if needs_grad and self.backward_signature is None:
+            raise UnsupportedError(
+                f"[{self.name}] has no gradient: call it under torch.no_grad(), "
+                "or detach its arguments"
+            )
+        if chosen == REFERENCE:
+            return self.reference(*args)
+        if self.functions is not None and torch._C._are_functorch_transforms_active():
+            returns = self._apply(self.functions.functorch, chosen, args)
+        elif self.functions is not None and needs_grad:
+            returns = self._apply(self.functions.eager, chosen, args)
+        else:
+            returns = self.kernels[chosen].forward(*args)
+        if isinstance(returns, Tensor):
+            return returns
+        return returns[0] if len(self.outputs) == 1 else returns[: len(self.outputs)]
+
+    def reasons(self, device: str, args: Sequence[Any]) -> dict[str, Reason]:
+        """For every installed backend, None if it could serve this call, else why not."""
+        return {name: self._reason(b, device, args) for name, b in backends.installed().items()}
+
+    def default(self, device: str, args: Sequence[Any]) -> str:
+        """The backend that runs when nobody asked for one."""
+        for name in self._order.get(device, ()):
+            if self.supports[name](*args) is None and self.avoided(name, args) is None:
+                return name
+        return REFERENCE
+
+    def _choose(self, device: str, args: Sequence[Any], asked: str | None) -> str:
+        forced: Any = asked if asked is not None else backends.override.name
+        if forced is None:
+            chosen = self.default(device, args)
+            if chosen == REFERENCE:
+                self._tell_fallback(device, args)
+            return chosen
+        if isinstance(forced, Inquiry):
+            raise forced.answer(self, device, args)
+        if forced == REFERENCE:
+            return REFERENCE
+        if forced not in self._order.get(device, ()) or self.supports[forced](*args) is not None:
+            self._refuse(forced, device, args)
+        return forced
+
+    def _refuse(self, forced: str, device: str, args: Sequence[Any]) -> NoReturn:
+        """A forced backend never falls back."""
+        backends.check_name(forced)
+        backend = backends.installed()[forced]
+        reason = self._reason(backend, device, args)
+        raise backend.error or UnsupportedError(f"[{self.name}] backend {forced!r}: {reason}")
+
+    def _reason(self, backend: Backend, device: str, args: Sequence[Any]) -> Reason:
+        if backend.error is not None:
+            return str(backend.error)
+        if backend.name not in self.supports:
+            return "has no kernel for this operator"
+        if backend.name not in self.kernels:
+            return f"its library {backend.file} lacks this operator: it is of another version"
+        if device not in backend.devices:
+            return f"serves {', '.join(backend.devices)} tensors, x is on {device}"
+        return self.supports[backend.name](*args)
+
+    def avoided(self, name: str, args: Sequence[Any]) -> Reason:
+        """Why the default passes over a backend that could serve this call, or None."""
+        return self.avoid[name](*args) if name in self.avoid else None
+
+    def _tell_fallback(self, device: str, args: Sequence[Any]) -> None:
+        """The reference runs unasked: say why, unless it was preferred because it is faster."""
+        names = self._order.get(device, ())
+        if any(self.supports[n](*args) is None for n in names) or device in self._warned:
+            return
+        reasons = "; ".join(f"{n}: {r}" for n, r in self.reasons(device, args).items())
+        text = f"[{self.name}] runs as plain PyTorch on {device}, no backend serves it ({reasons})"
+        if os.environ.get("FUSEWRIGHT_STRICT") == "1":
+            raise UnsupportedError(text)
+        self._warned.add(device)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+    def _validate(self, args: Sequence[Any]) -> str:
+        """Check types and devices, then what the operator itself demands; give the device type."""
+        if len(args) != len(self.signature.arguments):
+            raise TypeError(f"[{self.name}] takes {self.signature.text}, got {len(args)} arguments")
+        device: torch.device | None = None
+        for argument, value in zip(self.signature.arguments, args, strict=True):
+            if not argument.accepts(value):
+                fail(self.name, argument.name, _describe(value), f"be {argument.type}")
+            if not argument.is_tensor or value is None:
+                continue
+            for tensor in tensors_of(value):
+                if device is None:
+                    device = tensor.device
+                elif tensor.device != device:
+                    fail(self.name, f"{argument.name}.device", tensor.device, f"be {device} as x")
+        assert device is not None, "the first argument of every operator is a tensor"
+        if self.check is not None:
+            self.check(*args)
+        return device.type
+
+    def _apply(self, function: Any, backend: str, args: Sequence[Any]) -> Any:
+        lengths, flat = self.signature.flatten(args)
+        return function.apply(backend, lengths, *flat)
+
+    def _attach(self, backend: Backend) -> None:
+        """Define the schemas in the backend's namespace; its library holds the implementations."""
+        forward = self._define(backend, self.signature, self.fake)
+        backward = None
+        if self.backward_signature is not None:
+            fake = self.fake_backward or _autograd.default_fake_backward(self)
+            backward = self._define(backend, self.backward_signature, fake)
+        if forward is None or (self.backward_signature is not None and backward is None):
+            return
+        self.kernels[backend.name] = Kernels(forward, backward)
+        for device in backend.devices:
+            self._order.setdefault(device, []).append(backend.name)
+
+    @staticmethod
+    def _define(backend: Backend, signature: Signature, fake: Callable[..., Any]) -> Any:
+        name = signature.text.split("(")[0]
+        backend.library.define(signature.text)
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        if not has(f"{backend.namespace}::{name}", backend.dispatch_key):
+            return None
+        overload = getattr(getattr(torch.ops, backend.namespace), name).default
+        torch.library.register_fake(overload, fake, lib=backend.library)
+        if not signature.mutable:
+            rule = _autograd.loop_vmap_rule(overload)
+            torch.library.register_vmap(overload, rule, lib=backend.library)
+        return overload
+
+
+def _any_requires_grad(args: Sequence[Any]) -> bool:
+    return any(t.requires_grad for value in args for t in tensors_of(value))
+
+
+def _cast(args: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            # fp64 stays: autocast itself leaves it alone
+            eligible = value.is_floating_point() and value.dtype is not torch.float64
+            return value.to(dtype) if eligible else value
+        if isinstance(value, (list, tuple)):
+            return [cast(v) for v in value]
+        return value
+
+    return tuple(cast(value) for value in args)
+
+
+def _describe(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})" if not isinstance(value, Tensor) else "a Tensor"

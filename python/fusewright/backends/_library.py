@@ -1,0 +1,53 @@
+"""Loading of a compiled kernel library that came with a wheel."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from fusewright.errors import BackendLoadError, BackendNotBuiltError
+
+_FLOOR = (2, 10)
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+
+
+class KernelLibrary:
+    """A plain shared library that implements operators, at `<package>/lib/`."""
+
+    def __init__(self, name: str, package: str) -> None:
+        self.name = name
+        self.package = package
+
+    @property
+    def path(self) -> Path:
+        prefix = "" if sys.platform == "win32" else "lib"
+        folder = Path(str(resources.files(self.package))) / "lib"
+        return folder / f"{prefix}{self.name}{_SUFFIX}"
+
+    def load(self) -> str:
+        """Load the library into the process and return its path."""
+        if not self.path.exists():
+            raise BackendNotBuiltError(f"{self.path} does not exist: this build left it out")
+        version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
+        if version < _FLOOR:
+            raise BackendLoadError(
+                f"{self.path} needs torch >= {_FLOOR[0]}.{_FLOOR[1]}, this is {torch.__version__}"
+            )
+        try:
+            torch.ops.load_library(str(self.path))
+        except OSError as error:
+            raise BackendLoadError(
+                f"{self.path} did not load under torch {torch.__version__}: {error}"
+            ) from error
+        return str(self.path)
+
+    def build_info(self) -> dict[str, str]:
+        """What the library says of its build and of the instruction set it chose."""
+        info = ctypes.CDLL(str(self.path)).fusewright_build_info
+        info.restype = ctypes.c_char_p
+        lines = info().decode().splitlines()
+        return dict(line.split("=", 1) for line in lines)

@@ -1,0 +1,173 @@
+"""The one body that tests every operator: its kernels against the reference in float64.
+
+`check_op` runs everything; the parts can be called alone. `args` are the operator's arguments in
+the order of its schema, as `Op.sample` makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusewright._autograd import as_tuple
+from fusewright._op import Op
+from fusewright._schema import tensors_of
+
+# The largest relative error, in the norm of the whole tensor, that is right for an exact dtype.
+EXACT = {torch.float64: 1e-12, torch.float32: 2e-6}
+# For bf16 and fp16, how many times PyTorch's own error on the same input.
+FACTOR = 2.0
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], args: Sequence[Any]) -> list[Any]:
+    """The arguments with `function` applied to every floating-point tensor, also in lists."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return function(value) if value.is_floating_point() else value
+        return [convert(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return [convert(a) for a in args]
+
+
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """‖value − truth‖ / ‖truth‖ in float64; NaN and inf must agree in place and sign."""
+    value, truth = value.detach().double(), truth.detach().double()
+    assert value.shape == truth.shape, f"shape {tuple(value.shape)}, expected {tuple(truth.shape)}"
+    finite = truth.isfinite()
+    odd_value, odd_truth = value[~finite], truth[~finite]
+    if not torch.equal(odd_value.nan_to_num(7, 8, 9), odd_truth.nan_to_num(7, 8, 9)):
+        return float("inf")
+    difference = (value[finite] - truth[finite]).norm()
+    if difference == 0:
+        return 0.0
+    norm = truth[finite].norm()
+    return float(difference / norm) if norm > 0 else float("inf")
+
+
+def assert_close(name: str, value: Tensor, own: Tensor, truth: Tensor) -> None:
+    """`value` is as near to the float64 `truth` as its dtype allows.
+
+    Args:
+        own: what PyTorch itself computes in that dtype, whose error bounds the 16-bit ones.
+    """
+    assert value.dtype == own.dtype, f"{name} is {value.dtype}, expected {own.dtype}"
+    error = relative_error(value, truth)
+    bound = EXACT.get(value.dtype)
+    if bound is None:
+        eps = torch.finfo(value.dtype).eps
+        bound = max(FACTOR * relative_error(own, truth), eps / 2)
+    assert error <= bound, f"{name}: relative error {error:.3g}, allowed {bound:.3g}"
+
+
+def check_values(op: Op, args: Sequence[Any], backend: str, gradients: bool = True) -> None:
+    """Outputs and gradients against the reference in float64, on the same inputs.
+
+    Outputs of `torch.empty` are full of NaN while tests run (see conftest), so an element that a
+    kernel forgets shows.
+    """
+    gradients = gradients and op.backward_signature is not None
+    ours = _run(op, lambda *a: op(*a, backend=backend), args, gradients)
+    own = _run(op, op.reference, args, gradients)
+    truth = _run(op, op.reference, map_tensors(Tensor.double, args), gradients)
+    assert len(ours) == len(own) == len(truth)
+    for (name, value), (_, own_value), (_, true_value) in zip(ours, own, truth, strict=True):
+        assert_close(f"{op.name} {name}", value, own_value, true_value)
+
+
+def _run(
+    op: Op, function: Callable[..., Any], args: Sequence[Any], gradients: bool
+) -> list[tuple[str, Tensor]]:
+    """The named outputs, then the named gradients for cotangents that depend on shapes alone."""
+    leaves = map_tensors(lambda t: t.detach().requires_grad_(gradients), args)
+    outputs = [
+        (name, out)
+        for name, out in zip(op.outputs, as_tuple(function(*leaves)), strict=True)
+        if out is not None and not (out.ndim == 1 and out.numel() == 0)
+    ]
+    if not gradients:
+        return outputs
+    with_grad = [out for _, out in outputs if out.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    # drawn in bf16's precision, so that every dtype gets the very same cotangents
+    cotangents = [
+        torch.randn(out.shape, generator=generator).bfloat16().to(out.device, out.dtype)
+        for out in with_grad
+    ]
+    wanted = [
+        (f"gradient of {a.name}", t)
+        for a, value in zip(op.signature.arguments, leaves, strict=True)
+        for t in tensors_of(value)
+        if t.requires_grad
+    ]
+    found = torch.autograd.grad(with_grad, [t for _, t in wanted], cotangents, allow_unused=True)
+    named = zip(wanted, found, strict=True)
+    return outputs + [(name, torch.zeros_like(t) if g is None else g) for (name, t), g in named]
+
+
+def check_gradients(op: Op, args: Sequence[Any], backend: str, second: bool = True) -> None:
+    """gradcheck, and gradgradcheck, of every floating-point argument; small float64 inputs."""
+    args = map_tensors(lambda t: t.detach().double().requires_grad_(), args)
+    leaves = [t for a in args for t in tensors_of(a) if t.requires_grad]
+
+    def function(*tensors: Tensor) -> Any:
+        rest = iter(tensors)
+        outs = as_tuple(op(*map_tensors(lambda _: next(rest), args), backend=backend))
+        return tuple(o for o in outs if o.requires_grad)
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=False)
+    if second:
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+def check_registration(op: Op, args: Sequence[Any], backend: str) -> None:
+    """`torch.library.opcheck` of the forward and, with its own results, of the backward kernel."""
+    kernels = op.kernels[backend]
+    args = map_tensors(Tensor.detach, args)
+    torch.library.opcheck(kernels.forward, tuple(args))
+    if kernels.backward is None:
+        return
+    assert op.backward_signature is not None
+    returns = as_tuple(kernels.forward(*args))
+    env = dict(zip(op.signature.names, args, strict=True))
+    env.update(zip((r.name for r in op.signature.returns), returns, strict=True))
+    env.update((f"grad_{name}", torch.randn_like(env[name])) for name in op.outputs)
+    env["needs"] = 2 ** len(op.backward_signature.returns) - 1
+    torch.library.opcheck(kernels.backward, tuple(env[n] for n in op.backward_signature.names))
+
+
+def check_compile(op: Op, args: Sequence[Any], backend: str, dynamic: bool | None = None) -> None:
+    """torch.compile(fullgraph=True) gives the same outputs and gradients as eager."""
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *a: op(*a, backend=backend), fullgraph=True, dynamic=dynamic, backend="aot_eager"
+    )
+    gradients = op.backward_signature is not None
+    eager = _run(op, lambda *a: op(*a, backend=backend), args, gradients)
+    traced = _run(op, compiled, args, gradients)
+    for (name, value), (_, expected) in zip(traced, eager, strict=True):
+        torch.testing.assert_close(value, expected, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def check_vmap(op: Op, args: Sequence[Any], backend: str) -> None:
+    """vmap over a batch of the first argument equals a loop."""
+    x, *rest = map_tensors(Tensor.detach, args)
+    batch = torch.stack([x, 2 * x, -x])
+    mapped = as_tuple(torch.func.vmap(lambda a: op(a, *rest, backend=backend))(batch))
+    rows = [as_tuple(op(a, *rest, backend=backend)) for a in batch]
+    for i, value in enumerate(mapped):
+        torch.testing.assert_close(value, torch.stack([row[i] for row in rows]))
+
+
+def check_op(op: Op, args: Sequence[Any], backend: str) -> None:
+    """Everything that must hold of one operator for one small set of arguments."""
+    check_values(op, args, backend)
+    check_registration(op, args, backend)
+    check_compile(op, args, backend)
+    check_compile(op, args, backend, dynamic=True)
+    if op.backward_signature is not None:
+        check_gradients(op, args, backend)
+        check_vmap(op, args, backend)

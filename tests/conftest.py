@@ -1,0 +1,49 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fusewright import backends
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs() -> Iterator[None]:
+    """`torch.empty` is filled with NaN, also for the kernels: what they forget to write shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_numbers(request: pytest.FixtureRequest) -> None:
+    """Every test draws other numbers than the last run; the seed is shown where it fails."""
+    seed = torch.seed() % 2**31
+    torch.manual_seed(seed)
+    request.node.user_properties.append(("seed", seed))
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.excinfo is not None:
+        seeds = [str(v) for k, v in item.user_properties if k == "seed"]
+        item.add_report_section(call.when, "seed", f"torch.manual_seed({', '.join(seeds)})")
+
+
+def _compiled_backends() -> list[str]:
+    return [b.name for b in backends.installed().values() if b.error is None]
+
+
+@pytest.fixture(params=_compiled_backends())
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend with kernels that this machine can run."""
+    return str(request.param)
+
+
+@pytest.fixture
+def device(backend: str) -> str:
+    """The device that the backend serves."""
+    return backends.installed()[backend].devices[0]
