@@ -1,0 +1,175 @@
+// The activations that the kernels fuse: values and derivatives, with torch's definitions.
+#pragma once
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <stdexcept>
+#include <string_view>
+#include <type_traits>
+
+#include "cpu/math.h"
+
+namespace fusewright::cpu {
+
+// Shared by the builds for all instruction sets, so that a dispatcher can pass it on. It has no
+// code that could differ between them.
+enum class Activation { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh, mish };
+
+}  // namespace fusewright::cpu
+
+namespace fusewright::cpu::FW_ISA {
+
+// Not for kernels: the templates behind the check would be shared between the builds.
+inline Activation parse_activation(std::string_view name) {
+    if (name == "none") return Activation::none;
+    if (name == "relu") return Activation::relu;
+    if (name == "gelu") return Activation::gelu;
+    if (name == "gelu_tanh") return Activation::gelu_tanh;
+    if (name == "silu") return Activation::silu;
+    if (name == "sigmoid") return Activation::sigmoid;
+    if (name == "tanh") return Activation::tanh;
+    if (name == "mish") return Activation::mish;
+    STD_TORCH_CHECK(false, "unknown activation '", name,
+                    "': expected none, relu, gelu, gelu_tanh, silu, sigmoid, tanh or mish");
+}
+
+// From here on gelu's tails are zero in the working precision. The bound keeps infinity times
+// zero out of the formulas.
+template <class A>
+constexpr A kGeluEnd = sizeof(A) == 4 ? A(15) : A(40);
+
+// sqrt(2 / pi) and the cubic coefficient of gelu's tanh form.
+template <class A>
+constexpr A kGeluScale = A(0.79788456080286535588);
+template <class A>
+constexpr A kGeluCubic = A(0.044715);
+
+template <class V>
+inline V gelu(V x) {
+    using A = typename V::scalar;
+    const V a = clamp<A>(abs(x), A(0), kGeluEnd<A>);
+    const V relu = select(x < A(0), A(0), x);
+    return relu - a * gaussian(a).tail;
+}
+
+template <class V>
+inline V gelu_grad(V x) {
+    using A = typename V::scalar;
+    const V a = clamp<A>(abs(x), A(0), kGeluEnd<A>);
+    const auto normal = gaussian(a);
+    const V negative = normal.tail - a * normal.density;
+    return select(x < A(0), negative, A(1) - negative);
+}
+
+// (1 + tanh(u)) / 2 = sigmoid(2 u), which does not cancel for negative u.
+template <class V>
+inline V gelu_tanh(V x) {
+    using A = typename V::scalar;
+    return x * sigmoid(2 * kGeluScale<A> * x * fma(kGeluCubic<A>, x * x, A(1)));
+}
+
+template <class V>
+inline V gelu_tanh_grad(V x) {
+    using A = typename V::scalar;
+    const V c = clamp<A>(x, A(-40), A(40));
+    const V square = c * c;
+    const V s = sigmoid(2 * kGeluScale<A> * c * fma(kGeluCubic<A>, square, A(1)));
+    const V slope = 2 * kGeluScale<A> * fma(3 * kGeluCubic<A>, square, A(1));
+    return fma(c * slope, s * (A(1) - s), s);
+}
+
+// Even in x, so that the larger exponential is never needed.
+template <class V>
+inline V sigmoid_grad(V x) {
+    using A = typename V::scalar;
+    const V e = exp(-abs(x));
+    const V d = A(1) + e;
+    return e / (d * d);
+}
+
+template <class V>
+inline V silu(V x) {
+    using A = typename V::scalar;
+    return x / (A(1) + exp(-x));
+}
+
+template <class V>
+inline V silu_grad(V x) {
+    using A = typename V::scalar;
+    const V s = sigmoid(x);
+    return s * fma(x, A(1) - s, A(1));
+}
+
+// With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2). At 40 the quotient is 1 long
+// since and n is still finite.
+template <class V>
+inline V mish(V x) {
+    using A = typename V::scalar;
+    const V e = exp(select(x > A(40), A(40), x));
+    const V n = e * (e + A(2));
+    return x * (n / (n + A(2)));
+}
+
+template <class V>
+inline V mish_grad(V x) {
+    using A = typename V::scalar;
+    const V c = select(x > A(40), A(40), x);
+    const V e = exp(c);
+    const V n = e * (e + A(2));
+    const V d = n + A(2);
+    return (n + A(4) * c * e * (A(1) + e) / d) / d;
+}
+
+template <Activation act, class V>
+inline V activate(V x) {
+    using A = typename V::scalar;
+    if constexpr (act == Activation::relu) return select(x < A(0), A(0), x);
+    if constexpr (act == Activation::gelu) return gelu(x);
+    if constexpr (act == Activation::gelu_tanh) return gelu_tanh(x);
+    if constexpr (act == Activation::silu) return silu(x);
+    if constexpr (act == Activation::sigmoid) return sigmoid(x);
+    if constexpr (act == Activation::tanh) return tanh(x);
+    if constexpr (act == Activation::mish) return mish(x);
+    if constexpr (act == Activation::none) return x;
+}
+
+// The derivative of activate<act> at x, the input of the activation.
+template <Activation act, class V>
+inline V activate_grad(V x) {
+    using A = typename V::scalar;
+    if constexpr (act == Activation::relu) return select(x <= A(0), V(A(0)), V(A(1)));
+    if constexpr (act == Activation::gelu) return gelu_grad(x);
+    if constexpr (act == Activation::gelu_tanh) return gelu_tanh_grad(x);
+    if constexpr (act == Activation::silu) return silu_grad(x);
+    if constexpr (act == Activation::sigmoid) return sigmoid_grad(x);
+    if constexpr (act == Activation::tanh) return A(4) * sigmoid_grad(x + x);
+    if constexpr (act == Activation::mish) return mish_grad(x);
+    if constexpr (act == Activation::none) return A(1);
+}
+
+template <Activation first, Activation... rest, class F>
+inline auto with_activation_of(Activation a, F&& f) {
+    if (a == first) return f(std::integral_constant<Activation, first>{});
+    if constexpr (sizeof...(rest) > 0) {
+        return with_activation_of<rest...>(a, f);
+    }
+    // No STD_TORCH_CHECK: kernels call this, and its templates would be shared between the builds.
+    throw std::runtime_error("this kernel does not implement the activation");
+}
+
+// Calls f with the activation as a type, std::integral_constant<Activation, a>.
+template <class F>
+inline auto with_activation(Activation a, F&& f) {
+    using T = Activation;
+    return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu, T::sigmoid, T::tanh,
+                              T::mish>(a, f);
+}
+
+// The same for the common ones only, which keeps down the number of instantiations of f.
+template <class F>
+inline auto with_common_activation(Activation a, F&& f) {
+    using T = Activation;
+    return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu>(a, f);
+}
+
+}  // namespace fusewright::cpu::FW_ISA

@@ -1,0 +1,197 @@
+// A vector of float or double accumulators, and its loads and stores in every element type.
+#pragma once
+
+#include "cpu/element.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+template <class A>
+struct Mask {
+    using native = decltype(native_t<A>{} < native_t<A>{});
+    native m;
+
+    friend Mask operator&(Mask a, Mask b) { return {a.m & b.m}; }
+    friend Mask operator|(Mask a, Mask b) { return {a.m | b.m}; }
+    friend Mask operator!(Mask a) { return {~a.m}; }
+};
+
+template <class A>
+struct Vec {
+    static_assert(std::is_same_v<A, float> || std::is_same_v<A, double>);
+    using scalar = A;
+    using native = native_t<A>;
+    using bits = native_t<std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>>;
+    static constexpr int size = kVectorBytes / sizeof(A);
+
+    native v;
+
+    Vec() : v{} {}
+    explicit Vec(native lanes) : v(lanes) {}
+    // Subtracting zero broadcasts and keeps the sign of -0; adding zero would lose it.
+    Vec(A a) : v(a - native{}) {}
+
+    A operator[](int lane) const { return v[lane]; }
+
+    Vec operator-() const { return Vec(-v); }
+    friend Vec operator+(Vec a, Vec b) { return Vec(a.v + b.v); }
+    friend Vec operator-(Vec a, Vec b) { return Vec(a.v - b.v); }
+    friend Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
+    friend Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
+    Vec& operator+=(Vec b) { return *this = *this + b; }
+    Vec& operator-=(Vec b) { return *this = *this - b; }
+    Vec& operator*=(Vec b) { return *this = *this * b; }
+    Vec& operator/=(Vec b) { return *this = *this / b; }
+
+    friend Mask<A> operator<(Vec a, Vec b) { return {a.v < b.v}; }
+    friend Mask<A> operator<=(Vec a, Vec b) { return {a.v <= b.v}; }
+    friend Mask<A> operator>(Vec a, Vec b) { return {a.v > b.v}; }
+    friend Mask<A> operator>=(Vec a, Vec b) { return {a.v >= b.v}; }
+    friend Mask<A> operator==(Vec a, Vec b) { return {a.v == b.v}; }
+    friend Mask<A> operator!=(Vec a, Vec b) { return {a.v != b.v}; }
+
+    friend Vec select(Mask<A> mask, Vec a, Vec b) { return Vec(mask.m ? a.v : b.v); }
+
+    // One rounding where the target has FMA: the compilers contract a single expression.
+    friend Vec fma(Vec a, Vec b, Vec c) { return Vec(a.v * b.v + c.v); }
+
+    // b where either is NaN, as the x86 instructions do.
+    friend Vec min(Vec a, Vec b) { return Vec(a.v < b.v ? a.v : b.v); }
+    friend Vec max(Vec a, Vec b) { return Vec(a.v > b.v ? a.v : b.v); }
+
+    friend Vec copysign(Vec magnitude, Vec sign) {
+        const bits s = sign_bits();
+        return Vec(reinterpret<native>((reinterpret<bits>(magnitude.v) & ~s) |
+                                       (reinterpret<bits>(sign.v) & s)));
+    }
+    friend Vec abs(Vec a) {
+        return Vec(reinterpret<native>(reinterpret<bits>(a.v) & ~sign_bits()));
+    }
+
+    friend Vec sqrt(Vec a) {
+        Vec root;
+        for (int i = 0; i < size; ++i) {
+            if constexpr (sizeof(A) == 4) {
+                root.v[i] = __builtin_sqrtf(a.v[i]);
+            } else {
+                root.v[i] = __builtin_sqrt(a.v[i]);
+            }
+        }
+        return root;
+    }
+
+    A sum() const {
+        return fold([](A a, A b) { return a + b; });
+    }
+    A max() const {
+        return fold([](A a, A b) { return a > b ? a : b; });
+    }
+
+  private:
+    static bits sign_bits() { return reinterpret<bits>(-native{}); }
+
+    // Adds the upper half of the lanes to the lower half until one is left: a fixed order.
+    template <class F>
+    A fold(F combine) const {
+        A lanes[size];
+        std::memcpy(lanes, &v, sizeof v);
+        for (int half = size / 2; half > 0; half /= 2) {
+            for (int i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
+        }
+        return lanes[0];
+    }
+};
+
+template <class A, class T>
+inline Vec<A> load(const T* p) {
+    static_assert(std::is_same_v<A, acc_t<T>>);
+    typename Format<T>::stored s;
+    std::memcpy(&s, p, sizeof s);
+    return Vec<A>(Format<T>::widen(s));
+}
+
+template <class A, class T>
+inline void store(T* p, Vec<A> v) {
+    static_assert(std::is_same_v<A, acc_t<T>>);
+    const typename Format<T>::stored s = Format<T>::narrow(v.v);
+    std::memcpy(p, &s, sizeof s);
+}
+
+// Reads n <= size elements, never past them; the other lanes are zero.
+template <class A, class T>
+inline Vec<A> load_partial(const T* p, int n) {
+    static_assert(std::is_same_v<A, acc_t<T>>);
+    using stored = typename Format<T>::stored;
+#if defined(__AVX512F__)
+    const unsigned lanes = (1u << n) - 1;
+    if constexpr (sizeof(T) == 2) {
+        return Vec<A>(Format<T>::widen((stored)_mm256_maskz_loadu_epi16(lanes, p)));
+    } else if constexpr (sizeof(T) == 4) {
+        return Vec<A>((stored)_mm512_maskz_loadu_epi32(lanes, p));
+    } else {
+        return Vec<A>((stored)_mm512_maskz_loadu_epi64(lanes, p));
+    }
+#else
+    stored s{};
+    std::memcpy(&s, p, n * sizeof(T));
+    return Vec<A>(Format<T>::widen(s));
+#endif
+}
+
+template <class A, class T>
+inline void store_partial(T* p, Vec<A> v, int n) {
+    static_assert(std::is_same_v<A, acc_t<T>>);
+    const typename Format<T>::stored s = Format<T>::narrow(v.v);
+#if defined(__AVX512F__)
+    const unsigned lanes = (1u << n) - 1;
+    if constexpr (sizeof(T) == 2) {
+        _mm256_mask_storeu_epi16(p, lanes, (__m256i)s);
+    } else if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_epi32(p, lanes, (__m512i)s);
+    } else {
+        _mm512_mask_storeu_epi64(p, lanes, (__m512i)s);
+    }
+#else
+    std::memcpy(p, &s, n * sizeof(T));
+#endif
+}
+
+// stride counts elements.
+template <class A, class T>
+inline Vec<A> load_strided(const T* p, int64_t stride) {
+    T elements[Vec<A>::size];
+    for (int i = 0; i < Vec<A>::size; ++i) elements[i] = p[i * stride];
+    return load<A>(elements);
+}
+
+// Past the caches, for results that are not read again soon. Call stream_fence() after the last.
+template <class A, class T>
+inline void store_stream(T* p, Vec<A> v) {
+#if defined(FW_X86)
+    const typename Format<T>::stored s = Format<T>::narrow(v.v);
+    if (reinterpret_cast<uintptr_t>(p) % sizeof s == 0) {
+        if constexpr (sizeof s == 8) {
+            _mm_stream_si64(reinterpret_cast<long long*>(p), reinterpret<long long>(s));
+        } else if constexpr (sizeof s == 16) {
+            _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)s);
+#if defined(__AVX2__)
+        } else if constexpr (sizeof s == 32) {
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)s);
+#endif
+#if defined(__AVX512F__)
+        } else {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)s);
+#endif
+        }
+        return;
+    }
+#endif
+    store(p, v);
+}
+
+inline void stream_fence() {
+#if defined(FW_X86)
+    _mm_sfence();
+#endif
+}
+
+}  // namespace fusewright::cpu::FW_ISA
