@@ -134,7 +134,10 @@ class Derivative:
             for place, primal in zip(places, primals, strict=True):
                 full[place] = primal
             result = as_tuple(self.op.reference(*full))
-            return tuple(result[i] for i in given)
+            return tuple(
+                torch.zeros_like(grads[i]) if result[i] is None else result[i]  # type: ignore[arg-type]
+                for i in given
+            )
 
         def gradient(output_grads: tuple[Tensor, ...], *primals: Any) -> tuple[Any, ...]:
             return torch.func.vjp(outputs, *primals)[1](output_grads)

@@ -1,0 +1,43 @@
+// Fresh memory for large results.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/tensor.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fusewright::cpu::FW_ISA {
+
+// The first touch of a fresh tensor costs a page fault every 4 KiB, for large ones more than the
+// kernel's own work. Huge pages, where the system leaves the choice to programs, make that 2 MiB.
+inline void prefer_huge_pages(const Tensor& t) {
+#if defined(__linux__)
+    constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+    const size_t bytes = t.numel() * t.element_size();
+    if (bytes < 2 * kHuge) return;
+    const auto start = reinterpret_cast<uintptr_t>(t.data_ptr());
+    const uintptr_t begin = (start + kHuge - 1) / kHuge * kHuge;
+    const uintptr_t end = (start + bytes) / kHuge * kHuge;
+    // Advice that is refused changes nothing.
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    (void)t;
+#endif
+}
+
+inline Tensor fresh_like(const Tensor& x) {
+    Tensor t = torch::stable::empty_like(x);
+    prefer_huge_pages(t);
+    return t;
+}
+
+inline Tensor fresh(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef shape) {
+    Tensor t = torch::stable::new_empty(x, shape);
+    prefer_huge_pages(t);
+    return t;
+}
+
+}  // namespace fusewright::cpu::FW_ISA

@@ -1,0 +1,56 @@
+// Small helpers around torch's stable tensors, for kernels.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "cpu/element.h"
+#include "dtype.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+using torch::stable::Tensor;
+
+// What stands for a gradient that nobody needs, or for an output that this call does not have.
+inline Tensor none_like(const Tensor& x) { return torch::stable::new_empty(x, {0}); }
+
+inline bool present(const std::optional<Tensor>& t) { return t.has_value() && t->defined(); }
+
+// The elements of a small tensor, in row-major order, as accumulators. Parameters may have another
+// dtype than the data; converting them once keeps dtype pairs out of the kernels.
+template <class A>
+std::vector<A> as_acc(const Tensor& t, const char* op) {
+    const Tensor dense = torch::stable::contiguous(t);
+    std::vector<A> values(dense.numel());
+    with_dtype(dense.scalar_type(), op, [&](auto type) {
+        using T = typename decltype(type)::type;
+        const T* p = dense.const_data_ptr<T>();
+        for (size_t i = 0; i < values.size(); ++i) {
+            values[i] = static_cast<A>(to_acc(p[i]));
+        }
+    });
+    return values;
+}
+
+// As `as_acc`; zeros where the tensor is absent.
+template <class A>
+std::vector<A> as_acc_or_zeros(const std::optional<Tensor>& t, int64_t n, const char* op) {
+    return present(t) ? as_acc<A>(*t, op) : std::vector<A>(n);
+}
+
+// Writes accumulators to a dense tensor of any dtype, rounding once.
+template <class A>
+void write_acc(const Tensor& t, const A* values, const char* op) {
+    with_dtype(t.scalar_type(), op, [&](auto type) {
+        using T = typename decltype(type)::type;
+        T* p = t.mutable_data_ptr<T>();
+        for (int64_t i = 0, n = t.numel(); i < n; ++i) {
+            p[i] = from_acc<T>(static_cast<acc_t<T>>(values[i]));
+        }
+    });
+}
+
+}  // namespace fusewright::cpu::FW_ISA
