@@ -47,9 +47,9 @@ def fit_expm1():
 
 
 def fit_erf():
-    """p in erf(x) = -expm1(-x p(x)), 0 <= x <= 4: error relative to erf."""
+    """p in erf(x) = -expm1(-x (1 + p(x))), 0 <= x <= 4: error relative to erf."""
     x = chebyshev_nodes(1e-6, 4.0)
-    y = vectorize(lambda v: -log(erfc(v)) / v, x)
+    y = vectorize(lambda v: -log(erfc(v)) / v - 1, x)
     tail = vectorize(erfc, x)
     weight = x * tail / (1 - tail)
     for degree in (6, 7, 8, 9, 10):

@@ -38,6 +38,13 @@ inline Activation parse_activation(std::string_view name) {
 template <class A>
 constexpr A kGeluEnd = sizeof(A) == 4 ? A(15) : A(40);
 
+// Within these bounds exp and the exponential in gelu's tanh form are finite and not zero, so that
+// 1 - sigmoid(x) = exp(-x) sigmoid(x), which does not cancel, holds in floating point too.
+template <class A>
+constexpr A kExpEnd = sizeof(A) == 4 ? A(80) : A(700);
+template <class A>
+constexpr A kGeluTanhEnd = sizeof(A) == 4 ? A(9.5) : A(20);
+
 // sqrt(2 / pi) and the cubic coefficient of gelu's tanh form.
 template <class A>
 constexpr A kGeluScale = A(0.79788456080286535588);
@@ -47,7 +54,7 @@ constexpr A kGeluCubic = A(0.044715);
 template <class V>
 inline V gelu(V x) {
     using A = typename V::scalar;
-    const V a = clamp<A>(abs(x), A(0), kGeluEnd<A>);
+    const V a = min(kGeluEnd<A>, abs(x));
     const V relu = select(x < A(0), A(0), x);
     return relu - a * gaussian(a).tail;
 }
@@ -55,7 +62,7 @@ inline V gelu(V x) {
 template <class V>
 inline V gelu_grad(V x) {
     using A = typename V::scalar;
-    const V a = clamp<A>(abs(x), A(0), kGeluEnd<A>);
+    const V a = min(kGeluEnd<A>, abs(x));
     const auto normal = gaussian(a);
     const V negative = normal.tail - a * normal.density;
     return select(x < A(0), negative, A(1) - negative);
@@ -71,11 +78,13 @@ inline V gelu_tanh(V x) {
 template <class V>
 inline V gelu_tanh_grad(V x) {
     using A = typename V::scalar;
-    const V c = clamp<A>(x, A(-40), A(40));
+    // At the ends, sigmoid is 1 or as good as 0.
+    const V c = clamp(x, -kGeluTanhEnd<A>, kGeluTanhEnd<A>);
     const V square = c * c;
-    const V s = sigmoid(2 * kGeluScale<A> * c * fma(kGeluCubic<A>, square, A(1)));
+    const V e = exp(-2 * kGeluScale<A> * c * fma(kGeluCubic<A>, square, A(1)));
+    const V s = A(1) / (A(1) + e);
     const V slope = 2 * kGeluScale<A> * fma(3 * kGeluCubic<A>, square, A(1));
-    return fma(c * slope, s * (A(1) - s), s);
+    return s * fma(c * slope, e * s, A(1));
 }
 
 // Even in x, so that the larger exponential is never needed.
@@ -96,8 +105,10 @@ inline V silu(V x) {
 template <class V>
 inline V silu_grad(V x) {
     using A = typename V::scalar;
-    const V s = sigmoid(x);
-    return s * fma(x, A(1) - s, A(1));
+    const V c = clamp(x, -kExpEnd<A>, kExpEnd<A>);
+    const V e = exp(-c);
+    const V s = A(1) / (A(1) + e);
+    return s * fma(c, e * s, A(1));
 }
 
 // With e = exp(x) and n = e (e + 2), tanh(softplus(x)) = n / (n + 2). At 40 the quotient is 1 long
@@ -105,7 +116,7 @@ inline V silu_grad(V x) {
 template <class V>
 inline V mish(V x) {
     using A = typename V::scalar;
-    const V e = exp(select(x > A(40), A(40), x));
+    const V e = exp(min(A(40), x));
     const V n = e * (e + A(2));
     return x * (n / (n + A(2)));
 }
@@ -113,11 +124,11 @@ inline V mish(V x) {
 template <class V>
 inline V mish_grad(V x) {
     using A = typename V::scalar;
-    const V c = select(x > A(40), A(40), x);
+    const V c = min(A(40), x);
     const V e = exp(c);
     const V n = e * (e + A(2));
     const V d = n + A(2);
-    return (n + A(4) * c * e * (A(1) + e) / d) / d;
+    return (n + A(4) * (c * e) * (A(1) + e) / d) / d;
 }
 
 template <Activation act, class V>

@@ -25,16 +25,14 @@ struct Problem {
     std::vector<A> weight;  // (channels, width), the tap of lag j at [width - 1 - j]
     std::vector<A> bias;    // (channels)
     std::vector<A> states;  // (batch, channels, width - 1)
-    std::vector<A> taps;    // (batch, width, length): 1 where the token of that lag counts; or empty
+    std::vector<A> taps;  // (batch, width, length): 1 where the token of that lag counts; or empty
 
     A w(int64_t channel, int64_t lag) const { return weight[channel * width + width - 1 - lag]; }
     const A* state(int64_t b, int64_t channel) const {
         return states.data() + (b * channels + channel) * (width - 1);
     }
     bool masked() const { return !taps.empty(); }
-    const A* tap(int64_t b, int64_t lag) const {
-        return taps.data() + (b * width + lag) * length;
-    }
+    const A* tap(int64_t b, int64_t lag) const { return taps.data() + (b * width + lag) * length; }
 };
 
 template <class A>
@@ -155,22 +153,23 @@ void forward_rows(const Problem<A>& p, const Tensor& x, const Tensor& y) {
     T* out = y.mutable_data_ptr<T>();
     const int64_t grain = std::max<int64_t>(1, kGrain / (p.length + 1));
     with_width(p.width, [&](auto width) {
-        torch::stable::parallel_for(0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
-            std::vector<A> padded(p.length + p.width - 1);
-            for (int64_t row = begin; row < end; ++row) {
-                const int64_t b = row / p.channels, channel = row % p.channels;
-                pad_row(p, in + b * x.stride(0) + channel * x.stride(1), p.state(b, channel),
-                        padded.data());
-                T* to = out + b * y.stride(0) + channel * y.stride(1);
-                const A* weight = &p.weight[channel * p.width];
-                for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
-                    const int64_t n = p.length - t;
-                    const Vec<A> pre = convolve<decltype(width)::value>(
-                        p, padded.data(), weight, p.bias[channel], b, t, n);
-                    store_some(to + t, finish(p, pre, b, t, n), n);
+        torch::stable::parallel_for(
+            0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
+                std::vector<A> padded(p.length + p.width - 1);
+                for (int64_t row = begin; row < end; ++row) {
+                    const int64_t b = row / p.channels, channel = row % p.channels;
+                    pad_row(p, in + b * x.stride(0) + channel * x.stride(1), p.state(b, channel),
+                            padded.data());
+                    T* to = out + b * y.stride(0) + channel * y.stride(1);
+                    const A* weight = &p.weight[channel * p.width];
+                    for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
+                        const int64_t n = p.length - t;
+                        const Vec<A> pre = convolve<decltype(width)::value>(
+                            p, padded.data(), weight, p.bias[channel], b, t, n);
+                        store_some(to + t, finish(p, pre, b, t, n), n);
+                    }
                 }
-            }
-        });
+            });
     });
 }
 
@@ -192,8 +191,8 @@ void row_gradient_before_activation(const Problem<A>& p, const T* grad, const A*
     A* g = s.g.data() + p.width - 1;
     for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
         const int64_t n = p.length - t;
-        Vec<A> v = n >= Vec<A>::size ? load<A>(grad + t)
-                                     : load_partial<A>(grad + t, static_cast<int>(n));
+        Vec<A> v =
+            n >= Vec<A>::size ? load<A>(grad + t) : load_partial<A>(grad + t, static_cast<int>(n));
         if (p.silu) {
             const Vec<A> pre = convolve<kWidth>(p, s.padded.data(), weight, bias, b, t, n);
             v = v * activate_grad<Activation::silu>(pre);
@@ -231,9 +230,8 @@ void row_gradients(const Problem<A>& p, const A* weight, int64_t b, RowScratch<A
         for (; t + 4 * Vec<A>::size <= p.length; t += 4 * Vec<A>::size) {
             for (int i = 0; i < 4; ++i) {
                 const int64_t at = t + i * Vec<A>::size;
-                total[i] = other == nullptr
-                               ? total[i] + load<A>(a + at)
-                               : fma(load<A>(a + at), load<A>(other + at), total[i]);
+                total[i] = other == nullptr ? total[i] + load<A>(a + at)
+                                            : fma(load<A>(a + at), load<A>(other + at), total[i]);
             }
         }
         for (; t < p.length; t += Vec<A>::size) {
@@ -283,30 +281,32 @@ void backward_rows(const Problem<A>& p, const Tensor& x, const Tensor& grad,
     const int64_t history = p.width - 1;
     const int64_t grain = std::max<int64_t>(1, kGrain / (p.length + 1));
     with_width(p.width, [&](auto width) {
-        torch::stable::parallel_for(0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
-            RowScratch<A> s(p);
-            for (int64_t row = begin; row < end; ++row) {
-                const int64_t b = row / p.channels, channel = row % p.channels;
-                const A* weight = &p.weight[channel * p.width];
-                pad_row(p, in + b * x.stride(0) + channel * x.stride(1), p.state(b, channel),
-                        s.padded.data());
-                row_gradient_before_activation<decltype(width)::value>(
-                    p, dout + b * grad.stride(0) + channel * grad.stride(1), weight,
-                    p.bias[channel], b, s);
-                row_gradients<decltype(width)::value>(p, weight, b, s, sums + row * (p.width + 1));
-                for (int64_t i = 0; i < history && !dfinal.empty(); ++i) {
-                    if (counts_in_final_state(p, b, i)) {
-                        s.full[p.length + i] += dfinal[row * history + i];
+        torch::stable::parallel_for(
+            0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
+                RowScratch<A> s(p);
+                for (int64_t row = begin; row < end; ++row) {
+                    const int64_t b = row / p.channels, channel = row % p.channels;
+                    const A* weight = &p.weight[channel * p.width];
+                    pad_row(p, in + b * x.stride(0) + channel * x.stride(1), p.state(b, channel),
+                            s.padded.data());
+                    row_gradient_before_activation<decltype(width)::value>(
+                        p, dout + b * grad.stride(0) + channel * grad.stride(1), weight,
+                        p.bias[channel], b, s);
+                    row_gradients<decltype(width)::value>(p, weight, b, s,
+                                                          sums + row * (p.width + 1));
+                    for (int64_t i = 0; i < history && !dfinal.empty(); ++i) {
+                        if (counts_in_final_state(p, b, i)) {
+                            s.full[p.length + i] += dfinal[row * history + i];
+                        }
+                    }
+                    std::copy_n(s.full.data(), history, dstates + row * history);
+                    T* drow = to + b * dx.stride(0) + channel * dx.stride(1);
+                    for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
+                        const int64_t n = p.length - t;
+                        store_some(drow + t, load_some(&s.full[history + t], n), n);
                     }
                 }
-                std::copy_n(s.full.data(), history, dstates + row * history);
-                T* drow = to + b * dx.stride(0) + channel * dx.stride(1);
-                for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
-                    const int64_t n = p.length - t;
-                    store_some(drow + t, load_some(&s.full[history + t], n), n);
-                }
-            }
-        });
+            });
     });
 }
 
@@ -395,24 +395,25 @@ template <class A, class T>
 void forward_channels(const Problem<A>& p, const Tensor& x, const Tensor& y) {
     const ChannelLast<A> c(p);
     with_width(p.width, [&](auto width) {
-        for_each_tile(p, kForwardChunk, [&](int64_t b, int64_t from, int64_t to, int64_t channel,
-                                            int64_t tile) {
-            const int64_t history = p.width - 1;
-            const std::unique_ptr<A[]> rows(new A[(to - from + history) * kTile]);
-            gather_tile<A, T>(p, c, x, b, from - history, to - from + history, channel, tile,
-                              rows.get());
-            for (int64_t t = from; t < to; ++t) {
-                T* out = y.mutable_data_ptr<T>() + b * y.stride(0) + t * y.stride(2) + channel;
-                for (int64_t d = 0; d < tile; d += Vec<A>::size) {
-                    const int64_t n = tile - d;
-                    Vec<A> v = convolve_channels<decltype(width)::value>(
-                        p, c, &rows[(t - from) * kTile + d], b, t, channel + d, n);
-                    if (p.silu) v = activate<Activation::silu>(v);
-                    if (p.masked() && p.tap(b, 0)[t] == 0) v = Vec<A>(A(0));
-                    store_some(out + d, v, n);
-                }
-            }
-        });
+        for_each_tile(p, kForwardChunk,
+                      [&](int64_t b, int64_t from, int64_t to, int64_t channel, int64_t tile) {
+                          const int64_t history = p.width - 1;
+                          const std::unique_ptr<A[]> rows(new A[(to - from + history) * kTile]);
+                          gather_tile<A, T>(p, c, x, b, from - history, to - from + history,
+                                            channel, tile, rows.get());
+                          for (int64_t t = from; t < to; ++t) {
+                              T* out = y.mutable_data_ptr<T>() + b * y.stride(0) + t * y.stride(2) +
+                                       channel;
+                              for (int64_t d = 0; d < tile; d += Vec<A>::size) {
+                                  const int64_t n = tile - d;
+                                  Vec<A> v = convolve_channels<decltype(width)::value>(
+                                      p, c, &rows[(t - from) * kTile + d], b, t, channel + d, n);
+                                  if (p.silu) v = activate<Activation::silu>(v);
+                                  if (p.masked() && p.tap(b, 0)[t] == 0) v = Vec<A>(A(0));
+                                  store_some(out + d, v, n);
+                              }
+                          }
+                      });
     });
 }
 

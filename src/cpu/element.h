@@ -78,27 +78,48 @@ struct Format16 {
     using stored = native_t<uint16_t, kVectorBytes / 2>;
     using floats = native_t<float>;
     using bits = native_t<uint32_t>;
+
+    // Intrinsics where GCC would convert vectors by halves. Their forms with a mask avoid its
+    // warnings about the undefined vector in the plain ones.
+#if defined(__AVX512F__)
+    static bits to_bits(stored s) { return (bits)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)s); }
+    static stored from_bits(bits b) {
+        return (stored)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)b);
+    }
+#elif defined(__AVX2__)
+    static bits to_bits(stored s) { return (bits)_mm256_cvtepu16_epi32((__m128i)s); }
+    static stored from_bits(bits b) {
+        const __m256i i = (__m256i)b;
+        return (stored)_mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    }
+#elif defined(__aarch64__)
+    static bits to_bits(stored s) {
+        return reinterpret<bits>(vmovl_u16(reinterpret<uint16x4_t>(s)));
+    }
+    static stored from_bits(bits b) { return __builtin_convertvector(b, stored); }
+#else
+    static bits to_bits(stored s) { return __builtin_convertvector(s, bits); }
+    static stored from_bits(bits b) { return __builtin_convertvector(b, stored); }
+#endif
 };
 
 template <>
 struct Format<BFloat16> : Format16 {
-    static floats widen(stored s) {
-        return reinterpret<floats>(__builtin_convertvector(s, bits) << 16);
-    }
+    static floats widen(stored s) { return reinterpret<floats>(to_bits(s) << 16); }
 
     static stored narrow(floats v) {
         const bits b = reinterpret<bits>(v);
         const bits rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
-        return __builtin_convertvector(v == v ? rounded : bits{} + 0x7fc0, stored);
+        return from_bits(v == v ? rounded : bits{} + 0x7fc0);
     }
 };
 
 template <>
 struct Format<Half> : Format16 {
 #if defined(__AVX512F__)
-    static floats widen(stored s) { return (floats)_mm512_cvtph_ps((__m256i)s); }
+    static floats widen(stored s) { return (floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)s); }
     static stored narrow(floats v) {
-        return (stored)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        return (stored)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
     }
 #elif defined(__F16C__)
     static floats widen(stored s) { return (floats)_mm256_cvtph_ps((__m128i)s); }
@@ -117,7 +138,7 @@ struct Format<Half> : Format16 {
     static constexpr uint32_t kRebias = (127 - 15) << 23;  // from Half's exponent to float's
 
     static floats widen(stored s) {
-        const bits h = __builtin_convertvector(s, bits);
+        const bits h = to_bits(s);
         const bits magnitude = h & 0x7fff;
         const bits normal = (magnitude << 13) + kRebias;
         const bits infinite = normal + kRebias;
@@ -136,7 +157,7 @@ struct Format<Half> : Format16 {
         const bits infinite = v == v ? bits{} + 0x7c00 : bits{} + 0x7e00;
         const bits finite = magnitude < kRebias + 0x800000 ? subnormal : normal;
         const bits rounded = magnitude < 0x477ff000 ? finite : infinite;
-        return __builtin_convertvector(rounded | (b >> 16 & 0x8000), stored);
+        return from_bits(rounded | (b >> 16 & 0x8000));
     }
 #endif
 };

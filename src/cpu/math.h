@@ -17,10 +17,10 @@ inline Vec<float> polynomial(Vec<float> x, const float (&coefficients)[n]) {
     return y;
 }
 
-// NaN stays NaN.
+// min and max give their second argument where it is NaN, so NaN stays NaN.
 template <class A>
-inline Vec<A> clamp(Vec<A> x, Vec<A> low, Vec<A> high) {
-    return select(x < low, low, select(x > high, high, x));
+inline Vec<A> clamp(Vec<A> x, A low, A high) {
+    return max(low, min(high, x));
 }
 
 // x = n ln(2) + r with n integral and |r| <= ln(2) / 2, for |x| < 1000.
@@ -56,7 +56,7 @@ inline Vec<float> power_of_two(native_t<int32_t> n) {
 // x 2^n for integers |n| <= 250, beyond the exponents that a float holds.
 inline Vec<float> scale(Vec<float> x, Vec<float> n) {
 #if defined(__AVX512F__)
-    return Vec<float>((native_t<float>)_mm512_scalef_ps((__m512)x.v, (__m512)n.v));
+    return Vec<float>((native_t<float>)_mm512_maskz_scalef_ps(0xffff, (__m512)x.v, (__m512)n.v));
 #else
     const native_t<int32_t> i = to_int(n);
     const native_t<int32_t> half = i >> 1;
@@ -65,7 +65,7 @@ inline Vec<float> scale(Vec<float> x, Vec<float> n) {
 }
 
 inline Vec<float> exp(Vec<float> x) {
-    const Reduced x_reduced = reduce(clamp<float>(x, -104.f, 89.f));
+    const Reduced x_reduced = reduce(clamp(x, -104.f, 89.f));
     return scale(1.f + expm1_reduced(x_reduced.r), x_reduced.n);
 }
 
@@ -78,19 +78,20 @@ inline Vec<float> expm1_bounded(Vec<float> x) {
 
 inline Vec<float> tanh(Vec<float> x) {
     // 1 is the nearest float from 9.01 on.
-    const Vec<float> a = clamp<float>(abs(x), 0.f, 10.f);
+    const Vec<float> a = min(10.f, abs(x));
     const Vec<float> t = expm1_bounded(a + a);
     return copysign(t / (t + 2.f), x);
 }
 
-// erf(a) = 1 - exp(-a p(a)): p = -log(erfc(a)) / a is smooth, and expm1 is exact near 0.
+// erf(a) = -expm1(-a (1 + p(a))): p = -log(erfc(a)) / a - 1 is smooth. Apart from the 1, its first
+// coefficient is small and so is the rounding error of that.
 inline Vec<float> erf(Vec<float> x) {
-    static constexpr float p[] = {1.12837923f,      0.636619389f,    0.102777831f,
+    static constexpr float p[] = {0.128379167f,     0.636619389f,    0.102777831f,
                                   -0.0191530641f,   -0.00016039575f, 0.00166702713f,
                                   -0.000632836716f, 0.000117641233f, -9.25626136e-06f};
     // 1 is the nearest float from 3.92 on.
-    const Vec<float> a = clamp<float>(abs(x), 0.f, 4.f);
-    return copysign(expm1_bounded(-a * polynomial(a, p)), x);
+    const Vec<float> a = min(4.f, abs(x));
+    return copysign(expm1_bounded(-fma(a, polynomial(a, p), a)), x);
 }
 
 // The standard normal distribution at -x, for 0 <= x <= 15: its tail P(X < -x) and its density.
@@ -100,11 +101,11 @@ struct Gaussian {
 };
 
 inline Gaussian<float> gaussian(Vec<float> x) {
-    // tail / exp(-x^2 / 2) = t g(t), t = 1 / (1 + x / 4).
-    static constexpr float g[] = {0.0997449905f,  0.0995463282f, 0.0950897187f, 0.0739020929f,
-                                  0.0813692436f,  0.022209676f,  0.0173889678f, 0.0596898347f,
-                                  -0.0661177635f, 0.0171769094f};
-    const Vec<float> t = 1.f / fma(x, 0.25f, 1.f);
+    // tail / exp(-x^2 / 2) = t g(t), t = 1 / (1 + 0.375 x).
+    static constexpr float g[] = {0.149593696f,   0.149870187f, 0.125410795f,  0.107456312f,
+                                  -0.0541116521f, 0.211478457f, -0.418795913f, 0.340719551f,
+                                  -0.132170245f,  0.0205487851f};
+    const Vec<float> t = 1.f / fma(x, 0.375f, 1.f);
     // x^2 is summed from two parts: its rounding error would become that of the exponential.
     // The square of the upper 12 bits is exact.
     using V = Vec<float>;

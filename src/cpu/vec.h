@@ -1,6 +1,8 @@
 // A vector of float or double accumulators, and its loads and stores in every element type.
 #pragma once
 
+#include <utility>
+
 #include "cpu/element.h"
 
 namespace fusewright::cpu::FW_ISA {
@@ -79,25 +81,34 @@ struct Vec {
         return root;
     }
 
+    // Over the lanes. max() may lose a NaN.
     A sum() const {
-        return fold([](A a, A b) { return a + b; });
+        return fold(v, [](auto a, auto b) { return a + b; });
     }
     A max() const {
-        return fold([](A a, A b) { return a > b ? a : b; });
+        return fold(v, [](auto a, auto b) { return a > b ? a : b; });
     }
 
   private:
     static bits sign_bits() { return reinterpret<bits>(-native{}); }
 
-    // Adds the upper half of the lanes to the lower half until one is left: a fixed order.
-    template <class F>
-    A fold(F combine) const {
-        A lanes[size];
-        std::memcpy(lanes, &v, sizeof v);
-        for (int half = size / 2; half > 0; half /= 2) {
-            for (int i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
+    template <int bytes, int... lane>
+    static native_t<A, bytes> pick(native_t<A, 2 * bytes> x, int first,
+                                   std::integer_sequence<int, lane...>) {
+        return native_t<A, bytes>{x[first + lane]...};
+    }
+
+    // Combines the lower with the upper half of the lanes until one is left: a fixed order.
+    template <int bytes = kVectorBytes, class F>
+    static A fold(native_t<A, bytes> x, F combine) {
+        constexpr int half = bytes / sizeof(A) / 2;
+        if constexpr (half == 1) {
+            return combine(x[0], x[1]);
+        } else {
+            constexpr auto lanes = std::make_integer_sequence<int, half>{};
+            return fold<bytes / 2>(
+                combine(pick<bytes / 2>(x, 0, lanes), pick<bytes / 2>(x, half, lanes)), combine);
         }
-        return lanes[0];
     }
 };
 

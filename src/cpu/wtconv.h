@@ -1,0 +1,355 @@
+// Wavelet convolution, 1D and 2D. A vector holds as many channels of one pixel: every step, from
+// the widest level to the one-pixel ones, then runs on full vectors, and NHWC needs no transpose.
+// All levels of a group of channels stay in the cache, from the load of x to the store of y.
+#pragma once
+
+#include <cmath>
+#include <memory>
+
+#include "cpu/alloc.h"
+#include "cpu/tensor.h"
+#include "cpu/vec.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+// The sizes of a call. In 1D the height is 1 and so is the filter's.
+template <int dims>
+struct WTConvShape {
+    static constexpr int bands = 1 << dims;
+    int64_t batch, channels, kernel, levels;
+    std::vector<int64_t> height, width;  // of x, then of every level's bands
+
+    int64_t kernel_height() const { return dims == 2 ? kernel : 1; }
+    int64_t taps() const { return kernel_height() * kernel; }
+    int64_t filters() const { return 1 + bands * levels; }  // of one channel
+    // Zeros around a plane: what the filter reaches, and one more for the transform of odd sizes.
+    int64_t border() const { return std::max<int64_t>(kernel / 2, 1); }
+    int64_t border_rows() const { return dims == 2 ? border() : 0; }
+    int64_t pitch(int64_t level) const { return width[level] + 2 * border(); }
+    int64_t plane(int64_t level) const {
+        return (height[level] + 2 * border_rows()) * pitch(level);
+    }
+    int64_t origin(int64_t level) const { return border_rows() * pitch(level) + border(); }
+};
+
+// Strides of a tensor as (batch, channel, row, column).
+template <int dims>
+struct Strides {
+    int64_t batch, channel, row, column;
+    explicit Strides(const Tensor& t)
+        : batch(t.stride(0)),
+          channel(t.stride(1)),
+          row(dims == 2 ? t.stride(2) : 0),
+          column(t.stride(dims + 1)) {}
+
+    // The first pixel of a plane, in elements from the tensor's first.
+    int64_t plane(int64_t b, int64_t c) const { return b * batch + c * channel; }
+};
+
+// The filters with their scales folded in, as (group, filter, tap, lane): filter 0 is the base's,
+// then the bands of every level.
+template <int dims, class A>
+std::vector<A> interleave_filters(const WTConvShape<dims>& s, const std::vector<A>& base,
+                                  const std::vector<A>& base_scale,
+                                  const std::vector<std::vector<A>>& wavelet,
+                                  const std::vector<std::vector<A>>& scale, bool flipped) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t groups = (s.channels + lanes - 1) / lanes, taps = s.taps();
+    std::vector<A> out(groups * s.filters() * taps * lanes);
+    for (int64_t channel = 0; channel < s.channels; ++channel) {
+        for (int64_t f = 0; f < s.filters(); ++f) {
+            const int64_t level = (f - 1) / s.bands, row = channel * s.bands + (f - 1) % s.bands;
+            const A* filter = f == 0 ? &base[channel * taps] : &wavelet[level][row * taps];
+            const A factor = f == 0 ? base_scale[channel] : scale[level][row];
+            A* to = &out[((channel / lanes * s.filters() + f) * taps) * lanes + channel % lanes];
+            for (int64_t k = 0; k < taps; ++k) {
+                to[k * lanes] = factor * filter[flipped ? taps - 1 - k : k];
+            }
+        }
+    }
+    return out;
+}
+
+// ---- one plane of a group of channels: pixels are vectors ----
+
+// Reads a plane into its bordered buffer; the lanes past the last channel are zero.
+template <int dims, class A, class T>
+void load_plane(const WTConvShape<dims>& s, const T* x, const Strides<dims>& stride, int channels,
+                A* buffer) {
+    constexpr int lanes = Vec<A>::size;
+    for (int64_t r = 0; r < s.height[0]; ++r) {
+        A* row = buffer + (s.origin(0) + r * s.pitch(0)) * lanes;
+        const T* in = x + r * stride.row;
+        if (stride.channel == 1 && channels > 1) {
+            for (int64_t c = 0; c < s.width[0]; ++c) {
+                store(row + c * lanes, load_partial<A>(in + c * stride.column, channels));
+            }
+            continue;
+        }
+        for (int lane = 0; lane < channels; ++lane) {
+            const T* line = in + lane * stride.channel;
+            for (int64_t c = 0; c < s.width[0]; c += lanes) {
+                const int n = static_cast<int>(std::min<int64_t>(lanes, s.width[0] - c));
+                A values[lanes];
+                if (stride.column == 1) {
+                    store(values, load_partial<A>(line + c, n));
+                } else {
+                    for (int i = 0; i < n; ++i) values[i] = to_acc(line[(c + i) * stride.column]);
+                }
+                for (int i = 0; i < n; ++i) row[(c + i) * lanes + lane] = values[i];
+            }
+        }
+    }
+}
+
+// Writes one row of pixels; the inverse of what `load_plane` does to a row.
+template <class A, class T>
+void store_row(const A* row, int64_t width, int channels, T* out, int64_t channel_stride,
+               int64_t column_stride) {
+    constexpr int lanes = Vec<A>::size;
+    if (channel_stride == 1 && channels > 1) {
+        for (int64_t c = 0; c < width; ++c) {
+            store_partial(out + c * column_stride, load<A>(row + c * lanes), channels);
+        }
+        return;
+    }
+    for (int lane = 0; lane < channels; ++lane) {
+        T* line = out + lane * channel_stride;
+        for (int64_t c = 0; c < width; c += lanes) {
+            const int n = static_cast<int>(std::min<int64_t>(lanes, width - c));
+            A values[lanes] = {};
+            for (int i = 0; i < n; ++i) values[i] = row[(c + i) * lanes + lane];
+            if (column_stride == 1) {
+                store_partial(line + c, load<A>(values), n);
+            } else {
+                for (int i = 0; i < n; ++i) line[(c + i) * column_stride] = from_acc<T>(values[i]);
+            }
+        }
+    }
+}
+
+// One level of the Haar transform. The border gives odd sizes their zeros.
+template <int dims, class A>
+void haar_plane(const WTConvShape<dims>& s, int64_t level, const A* from, A* to) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t band = s.plane(level) * lanes, pitch = s.pitch(level - 1) * lanes;
+    const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
+    for (int64_t r = 0; r < s.height[level]; ++r) {
+        const A* in = from + (s.origin(level - 1) + dims * r * s.pitch(level - 1)) * lanes;
+        A* out = to + (s.origin(level) + r * s.pitch(level)) * lanes;
+        for (int64_t c = 0; c < s.width[level]; ++c, in += 2 * lanes, out += lanes) {
+            const Vec<A> a = load<A>(in), b = load<A>(in + lanes);
+            if constexpr (dims == 1) {
+                store(out, (a + b) * half);
+                store(out + band, (a - b) * half);
+            } else {
+                const Vec<A> d = load<A>(in + pitch), e = load<A>(in + pitch + lanes);
+                const Vec<A> top = a + b, bottom = d + e, left = a - b, right = d - e;
+                store(out, (top + bottom) * half);
+                store(out + band, (top - bottom) * half);
+                store(out + 2 * band, (left + right) * half);
+                store(out + 3 * band, (left - right) * half);
+            }
+        }
+    }
+}
+
+// `block` neighbouring pixels of a filtered row. `in` is the pixel under the first tap.
+template <int block, int kWidth, class A>
+void filter_block(const A* in, int64_t pitch, int64_t rows, int64_t columns, const A* filter,
+                  A* out) {
+    constexpr int lanes = Vec<A>::size;
+    Vec<A> sum[block];
+    const int64_t width = kWidth > 0 ? kWidth : columns;
+    for (int64_t kr = 0; kr < rows; ++kr) {
+        const A* line = in + kr * pitch;
+        if constexpr (kWidth > 0) {
+            Vec<A> x[block + kWidth - 1];
+            for (int i = 0; i < block + kWidth - 1; ++i) x[i] = load<A>(line + i * lanes);
+            for (int kc = 0; kc < kWidth; ++kc) {
+                const Vec<A> w = load<A>(filter + (kr * kWidth + kc) * lanes);
+                for (int i = 0; i < block; ++i) sum[i] = fma(w, x[i + kc], sum[i]);
+            }
+        } else {
+            for (int64_t kc = 0; kc < width; ++kc) {
+                const Vec<A> w = load<A>(filter + (kr * width + kc) * lanes);
+                for (int i = 0; i < block; ++i) {
+                    sum[i] = fma(w, load<A>(line + (i + kc) * lanes), sum[i]);
+                }
+            }
+        }
+    }
+    for (int i = 0; i < block; ++i) store(out + i * lanes, sum[i]);
+}
+
+template <int kWidth, class A>
+void filter_row(const A* in, int64_t pitch, int64_t rows, int64_t columns, const A* filter,
+                int64_t width, A* out) {
+    constexpr int lanes = Vec<A>::size;
+    int64_t c = 0;
+    const auto run = [&](auto block) {
+        for (; c + block <= width; c += block) {
+            filter_block<block, kWidth>(in + c * lanes, pitch, rows, columns, filter,
+                                        out + c * lanes);
+        }
+    };
+    if constexpr (kVectorBytes == 64) run(std::integral_constant<int, 8>{});
+    run(std::integral_constant<int, 4>{});
+    run(std::integral_constant<int, 1>{});
+}
+
+// Adds to `sums` (taps) the products of one row of gradients with the pixels under every tap.
+template <int kWidth, class A>
+void correlate_row(const A* in, int64_t pitch, int64_t rows, int64_t columns, const A* grad,
+                   int64_t width, A* sums) {
+    constexpr int lanes = Vec<A>::size;
+    for (int64_t kr = 0; kr < rows; ++kr) {
+        const A* line = in + kr * pitch;
+        if constexpr (kWidth > 0) {
+            Vec<A> sum[kWidth];
+            for (int64_t c = 0; c < width; ++c) {
+                const Vec<A> g = load<A>(grad + c * lanes);
+                for (int kc = 0; kc < kWidth; ++kc) {
+                    sum[kc] = fma(g, load<A>(line + (c + kc) * lanes), sum[kc]);
+                }
+            }
+            for (int kc = 0; kc < kWidth; ++kc) {
+                A* to = sums + (kr * kWidth + kc) * lanes;
+                store(to, load<A>(to) + sum[kc]);
+            }
+        } else {
+            for (int64_t kc = 0; kc < columns; ++kc) {
+                Vec<A> sum;
+                for (int64_t c = 0; c < width; ++c) {
+                    sum = fma(load<A>(grad + c * lanes), load<A>(line + (c + kc) * lanes), sum);
+                }
+                A* to = sums + (kr * columns + kc) * lanes;
+                store(to, load<A>(to) + sum);
+            }
+        }
+    }
+}
+
+// The buffers of one thread: x or a gradient with all its bands, and the images on the way back.
+template <int dims, class A>
+class Pyramid {
+  public:
+    explicit Pyramid(const WTConvShape<dims>& s) : shape_(s) {
+        int64_t size = s.plane(0);
+        for (int64_t level = 1; level <= s.levels; ++level) {
+            start_.push_back(size);
+            size += s.bands * s.plane(level);
+        }
+        start_.insert(start_.begin(), 0);
+        data_.resize(size * Vec<A>::size);
+    }
+
+    // Band `band` of a level; level 0 has the plane itself.
+    A* band(int64_t level, int64_t band = 0) {
+        return &data_[(start_[level] + band * shape_.plane(level)) * Vec<A>::size];
+    }
+
+    // The pixel under the first tap of the filter at (row, 0).
+    A* under(int64_t level, int64_t band_index, int64_t row, int64_t before) {
+        const int64_t up = dims == 2 ? before : 0;
+        const int64_t at = shape_.origin(level) + (row - up) * shape_.pitch(level) - before;
+        return band(level, band_index) + at * Vec<A>::size;
+    }
+
+    void transform() {
+        for (int64_t level = 1; level <= shape_.levels; ++level) {
+            haar_plane<dims>(shape_, level, band(level - 1), band(level));
+        }
+    }
+
+  private:
+    const WTConvShape<dims>& shape_;
+    std::vector<int64_t> start_;
+    std::vector<A> data_;
+};
+
+// The images on the way back from the deepest level.
+template <int dims, class A>
+struct Images {
+    std::vector<A> deeper, image, rows;
+    explicit Images(const WTConvShape<dims>& s) {
+        const int64_t lanes = Vec<A>::size;
+        deeper.resize(s.height[0] * s.width[0] * lanes);
+        image.resize(deeper.size());
+        const int64_t bands = s.levels > 0 ? s.bands * s.width[1] : 0;
+        rows.resize(std::max(bands, s.width[0]) * lanes);
+    }
+};
+
+// From the filtered bands of the deepest level back to the image: calls `emit(row, pixels)` for
+// every row of base + reconstruction. `before` counts the taps left of the centre.
+template <int kWidth, int dims, class A, class Emit>
+void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
+                const A* bias, Images<dims, A>& images, Emit&& emit) {
+    constexpr int lanes = Vec<A>::size;
+    auto& [deeper, image, rows] = images;
+    const int64_t taps = s.taps() * lanes;
+    const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
+    const auto filter = [&](int64_t level, int64_t band, int64_t r, const A* weights, A* out) {
+        filter_row<kWidth>(p.under(level, band, r, before), s.pitch(level) * lanes,
+                           s.kernel_height(), s.kernel, weights, s.width[level], out);
+    };
+    for (int64_t level = s.levels; level >= 1; --level) {
+        const int64_t w = s.width[level], up_w = s.width[level - 1], up_h = s.height[level - 1];
+        for (int64_t r = 0; r < s.height[level]; ++r) {
+            for (int64_t band = 0; band < s.bands; ++band) {
+                filter(level, band, r, filters + (1 + (level - 1) * s.bands + band) * taps,
+                       &rows[band * w * lanes]);
+            }
+            for (int64_t c = 0; c < w; ++c) {
+                const auto band = [&](int64_t i) { return load<A>(&rows[(i * w + c) * lanes]); };
+                Vec<A> low = band(0);
+                if (level < s.levels) low += load<A>(&deeper[(r * w + c) * lanes]);
+                const bool inside = 2 * c + 1 < up_w;
+                const auto put = [&](int64_t row, int64_t column, Vec<A> v) {
+                    store(&image[(row * up_w + column) * lanes], v);
+                };
+                if constexpr (dims == 1) {
+                    const Vec<A> high = band(1);
+                    put(0, 2 * c, (low + high) * half);
+                    if (inside) put(0, 2 * c + 1, (low - high) * half);
+                } else {
+                    const Vec<A> lh = band(1), hl = band(2), hh = band(3);
+                    const Vec<A> a = low + lh, b = low - lh, d = hl + hh, e = hl - hh;
+                    put(2 * r, 2 * c, (a + d) * half);
+                    if (inside) put(2 * r, 2 * c + 1, (a - d) * half);
+                    if (2 * r + 1 < up_h) {
+                        put(2 * r + 1, 2 * c, (b + e) * half);
+                        if (inside) put(2 * r + 1, 2 * c + 1, (b - e) * half);
+                    }
+                }
+            }
+        }
+        std::swap(deeper, image);
+    }
+    for (int64_t r = 0; r < s.height[0]; ++r) {
+        filter(0, 0, r, filters, rows.data());
+        for (int64_t c = 0; c < s.width[0]; ++c) {
+            Vec<A> v = load<A>(&rows[c * lanes]) + load<A>(bias);
+            if (s.levels > 0) v += load<A>(&deeper[(r * s.width[0] + c) * lanes]);
+            store(&rows[c * lanes], v);
+        }
+        emit(r, rows.data());
+    }
+}
+
+template <class F>
+void with_kernel_width(int64_t kernel, F&& f) {
+    switch (kernel) {
+        case 3:
+            return f(std::integral_constant<int, 3>{});
+        case 5:
+            return f(std::integral_constant<int, 5>{});
+        case 7:
+            return f(std::integral_constant<int, 7>{});
+        default:
+            return f(std::integral_constant<int, 0>{});
+    }
+}
+
+}  // namespace fusewright::cpu::FW_ISA

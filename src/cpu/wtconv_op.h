@@ -1,0 +1,301 @@
+// The operators wtconv1d and wtconv2d around `wtconv.h`: parameters, threads, and gradients.
+#pragma once
+
+#include "cpu/wtconv.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+using OptionalTensor = std::optional<Tensor>;
+using Tensors = std::vector<Tensor>;
+
+template <int dims>
+WTConvShape<dims> wtconv_shape(const char* op, const Tensor& x, const Tensor& base_weight,
+                               const Tensors& weights) {
+    FW_CHECK(x.dim() == dims + 2, op, "x must have ", dims + 2, " dimensions, has ", x.dim());
+    WTConvShape<dims> s{x.size(0),
+                        x.size(1),
+                        base_weight.size(base_weight.dim() - 1),
+                        static_cast<int64_t>(weights.size()),
+                        {},
+                        {}};
+    s.height.push_back(dims == 2 ? x.size(2) : 1);
+    s.width.push_back(x.size(dims + 1));
+    for (int64_t level = 0; level < s.levels; ++level) {
+        s.height.push_back(dims == 2 ? (s.height.back() + 1) / 2 : 1);
+        s.width.push_back((s.width.back() + 1) / 2);
+    }
+    FW_CHECK(base_weight.numel() == s.channels * s.taps(), op,
+             "base_weight must hold one filter a channel");
+    for (const Tensor& w : weights) {
+        FW_CHECK(w.numel() == s.bands * s.channels * s.taps(), op,
+                 "a wavelet weight must hold one filter for every band of a channel");
+    }
+    return s;
+}
+
+// The parameters as accumulators.
+template <class A>
+struct WTConvParameters {
+    std::vector<A> base, bias, base_scale;
+    std::vector<std::vector<A>> wavelet, scale;
+
+    WTConvParameters(const char* op, int64_t channels, int64_t bands, const Tensor& base_weight,
+                     const OptionalTensor& base_bias, const Tensor& scale_of_base,
+                     const Tensors& weights, const Tensors& scales)
+        : base(as_acc<A>(base_weight, op)),
+          bias(as_acc_or_zeros<A>(base_bias, channels, op)),
+          base_scale(as_acc<A>(scale_of_base, op)) {
+        FW_CHECK(
+            static_cast<int64_t>(bias.size()) == channels &&
+                static_cast<int64_t>(base_scale.size()) == channels &&
+                scales.size() == weights.size(),
+            op,
+            "base_bias and base_scale must have one element a channel, and every level a scale");
+        for (size_t level = 0; level < weights.size(); ++level) {
+            wavelet.push_back(as_acc<A>(weights[level], op));
+            scale.push_back(as_acc<A>(scales[level], op));
+            FW_CHECK(static_cast<int64_t>(scale.back().size()) == bands * channels, op,
+                     "a wavelet scale must have one element for every band of a channel");
+        }
+    }
+};
+
+// The work is cut into groups of channels and parts of the batch. The parts depend on the shape
+// alone, so that sums over them are the same for any number of threads.
+template <int dims, class A>
+struct Items {
+    int64_t groups, parts;
+    explicit Items(const WTConvShape<dims>& s)
+        : groups((s.channels + Vec<A>::size - 1) / Vec<A>::size),
+          parts(std::min(s.batch, std::max<int64_t>(1, 64 / std::max<int64_t>(groups, 1)))) {}
+    int64_t count() const { return groups * parts; }
+};
+
+// Calls start() for every thread, then its result with (item, group, first batch, end batch).
+template <int dims, class A, class F>
+void for_each_item(const WTConvShape<dims>& s, F&& start) {
+    const Items<dims, A> items(s);
+    const int64_t pixels = s.height[0] * s.width[0] * Vec<A>::size * (s.batch / items.parts);
+    const int64_t grain = std::max<int64_t>(1, 4096 / pixels);
+    torch::stable::parallel_for(0, items.count(), grain, [&](int64_t begin, int64_t end) {
+        auto&& run = start();
+        for (int64_t item = begin; item < end; ++item) {
+            const int64_t part = item % items.parts;
+            run(item, item / items.parts, part * s.batch / items.parts,
+                (part + 1) * s.batch / items.parts);
+        }
+    });
+}
+
+template <int dims>
+Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight,
+                      const OptionalTensor& base_bias, const Tensor& base_scale,
+                      const Tensors& weights, const Tensors& scales) {
+    const auto s = wtconv_shape<dims>(op, x, base_weight, weights);
+    Tensor y = fresh_like(x);
+    if (x.numel() == 0) return y;
+    with_dtype(x.scalar_type(), op, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = acc_t<T>;
+        constexpr int lanes = Vec<A>::size;
+        const WTConvParameters<A> p(op, s.channels, s.bands, base_weight, base_bias, base_scale,
+                                    weights, scales);
+        const auto filters = interleave_filters(s, p.base, p.base_scale, p.wavelet, p.scale, false);
+        const Strides<dims> in(x), out(y);
+        with_kernel_width(s.kernel, [&](auto kernel) {
+            for_each_item<dims, A>(s, [&] {
+                return [&, pyramid = Pyramid<dims, A>(s), images = Images<dims, A>(s)](
+                           int64_t, int64_t group, int64_t first, int64_t last) mutable {
+                    const int64_t channel = group * lanes;
+                    const int n = static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
+                    A bias[lanes] = {};
+                    for (int i = 0; i < n; ++i) {
+                        bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
+                    }
+                    for (int64_t b = first; b < last; ++b) {
+                        load_plane<dims>(s, x.const_data_ptr<T>() + in.plane(b, channel), in, n,
+                                         pyramid.band(0));
+                        pyramid.transform();
+                        T* to = y.mutable_data_ptr<T>() + out.plane(b, channel);
+                        synthesize<kernel>(
+                            s, pyramid, &filters[group * s.filters() * s.taps() * lanes],
+                            (s.kernel - 1) / 2, bias, images, [&](int64_t r, const A* row) {
+                                store_row(row, s.width[0], n, to + r * out.row, out.channel,
+                                          out.column);
+                            });
+                    }
+                };
+            });
+        });
+    });
+    return y;
+}
+
+// What the products of x's bands with the gradient's bands say of the parameters.
+template <int dims>
+struct ParameterGradients {
+    const WTConvShape<dims>& s;
+    std::vector<double> filter;  // (channel, filter, tap): of the filters with their scales
+    std::vector<double> total;   // (channel): the sum of the output gradient
+
+    // Of the filters alone: times the scale. Of the scale: the product with the filter, summed.
+    template <class A>
+    void split(int64_t f_first, int64_t bands, const std::vector<A>& weight,
+               const std::vector<A>& scale, std::vector<double>& dweight,
+               std::vector<double>& dscale) const {
+        const int64_t taps = s.taps();
+        dweight.assign(weight.size(), 0);
+        dscale.assign(scale.size(), 0);
+        for (int64_t row = 0; row < s.channels * bands; ++row) {
+            const int64_t channel = row / bands, f = f_first + row % bands;
+            const double* g = &filter[(channel * s.filters() + f) * taps];
+            for (int64_t k = 0; k < taps; ++k) {
+                dweight[row * taps + k] = g[k] * scale[row];
+                dscale[row] += g[k] * weight[row * taps + k];
+            }
+        }
+    }
+};
+
+// Adds one plane's products of x with the gradient: every filter's taps, then the gradient itself.
+template <int kWidth, int dims, class A>
+void correlate(const WTConvShape<dims>& s, Pyramid<dims, A>& x, Pyramid<dims, A>& grad, A* sums) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t taps = s.taps() * lanes;
+    // Summed over one plane first: the running sums then grow by few, large terms.
+    std::vector<A> plane((s.filters() * s.taps() + 1) * lanes);
+    for (int64_t level = 0; level <= s.levels; ++level) {
+        for (int64_t band = 0; band < (level == 0 ? 1 : s.bands); ++band) {
+            A* to = &plane[(level == 0 ? 0 : 1 + (level - 1) * s.bands + band) * taps];
+            for (int64_t r = 0; r < s.height[level]; ++r) {
+                correlate_row<kWidth>(x.under(level, band, r, (s.kernel - 1) / 2),
+                                      s.pitch(level) * lanes, s.kernel_height(), s.kernel,
+                                      grad.under(level, band, r, 0), s.width[level], to);
+            }
+        }
+    }
+    Vec<A> total;
+    for (int64_t r = 0; r < s.height[0]; ++r) {
+        Vec<A> row;
+        for (int64_t c = 0; c < s.width[0]; ++c) {
+            row += load<A>(grad.under(0, 0, r, 0) + c * lanes);
+        }
+        total += row;
+    }
+    store(&plane[s.filters() * taps], total);
+    for (size_t i = 0; i < plane.size(); ++i) sums[i] += plane[i];
+}
+
+// The sums of all items, in their order.
+template <int dims, class A>
+void add_up(const WTConvShape<dims>& s, const std::vector<A>& sums, int64_t items,
+            ParameterGradients<dims>& g) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t groups = (s.channels + lanes - 1) / lanes, rows = s.filters() * s.taps();
+    g.filter.assign(s.channels * rows, 0);
+    g.total.assign(s.channels, 0);
+    for (int64_t item = 0; item < items; ++item) {
+        const int64_t group = item / (items / groups);
+        for (int64_t row = 0; row <= rows; ++row) {
+            for (int64_t lane = 0; lane < std::min<int64_t>(lanes, s.channels - group * lanes);
+                 ++lane) {
+                const int64_t channel = group * lanes + lane;
+                const double v = sums[(item * (rows + 1) + row) * lanes + lane];
+                (row < rows ? g.filter[channel * rows + row] : g.total[channel]) += v;
+            }
+        }
+    }
+}
+
+template <int dims>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
+    const char* op, const Tensor& grad, const Tensor& x, const Tensor& base_weight,
+    const OptionalTensor& base_bias, const Tensor& base_scale, const Tensors& weights,
+    const Tensors& scales, int64_t needs) {
+    const auto s = wtconv_shape<dims>(op, x, base_weight, weights);
+    const bool needs_x = needs & 1, needs_parameters = needs >> 1;
+    Tensor dx = needs_x ? fresh_like(x) : none_like(x);
+    const auto gradient = [&](int bit, const Tensor& like, const auto& values) {
+        if (!(needs >> bit & 1)) return none_like(x);
+        Tensor dense = torch::stable::new_empty(like, {like.numel()});
+        write_acc(dense, values.data(), op);
+        Tensor result = torch::stable::empty_like(like);
+        std::vector<int64_t> sizes;
+        for (int64_t d = 0; d < like.dim(); ++d) sizes.push_back(like.size(d));
+        torch::stable::copy_(result, torch::stable::view(dense, sizes));
+        return result;
+    };
+    return with_dtype(x.scalar_type(), op, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = acc_t<T>;
+        constexpr int lanes = Vec<A>::size;
+        const WTConvParameters<A> p(op, s.channels, s.bands, base_weight, base_bias, base_scale,
+                                    weights, scales);
+        const int64_t taps = s.taps(), sums_size = (s.filters() * taps + 1) * lanes;
+        const int64_t items = x.numel() == 0 ? 0 : Items<dims, A>(s).count();
+        std::vector<A> sums(needs_parameters ? items * sums_size : 0);
+        const auto flipped = interleave_filters(s, p.base, p.base_scale, p.wavelet, p.scale, true);
+        if (x.numel() > 0) {
+            const Strides<dims> in(x), from(grad), out(needs_x ? dx : x);
+            with_kernel_width(s.kernel, [&](auto kernel) {
+                for_each_item<dims, A>(s, [&] {
+                    return [&, of_grad = Pyramid<dims, A>(s), of_x = Pyramid<dims, A>(s),
+                            images = Images<dims, A>(s)](int64_t item, int64_t group, int64_t first,
+                                                         int64_t last) mutable {
+                        const int64_t channel = group * lanes;
+                        const int n =
+                            static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
+                        const A no_bias[lanes] = {};
+                        for (int64_t b = first; b < last; ++b) {
+                            load_plane<dims>(s, grad.const_data_ptr<T>() + from.plane(b, channel),
+                                             from, n, of_grad.band(0));
+                            of_grad.transform();
+                            if (needs_parameters) {
+                                load_plane<dims>(s, x.const_data_ptr<T>() + in.plane(b, channel),
+                                                 in, n, of_x.band(0));
+                                of_x.transform();
+                                correlate<kernel>(s, of_x, of_grad, &sums[item * sums_size]);
+                            }
+                            if (!needs_x) continue;
+                            // The transform is orthonormal: the gradient of x is the same
+                            // convolution with the filters flipped.
+                            T* to = dx.mutable_data_ptr<T>() + out.plane(b, channel);
+                            synthesize<kernel>(s, of_grad,
+                                               &flipped[group * s.filters() * taps * lanes],
+                                               s.kernel - 1 - (s.kernel - 1) / 2, no_bias, images,
+                                               [&](int64_t r, const A* row) {
+                                                   store_row(row, s.width[0], n, to + r * out.row,
+                                                             out.channel, out.column);
+                                               });
+                        }
+                    };
+                });
+            });
+        }
+        ParameterGradients<dims> g{s, {}, {}};
+        std::vector<double> dbase, dbase_scale, dbias(s.channels);
+        Tensors dweights, dscales;
+        if (needs_parameters) {
+            add_up<dims, A>(s, sums, items, g);
+            g.split(0, 1, p.base, p.base_scale, dbase, dbase_scale);
+            for (int64_t channel = 0; channel < s.channels; ++channel) {
+                dbias[channel] = g.total[channel] * p.base_scale[channel];
+                dbase_scale[channel] += g.total[channel] * p.bias[channel];
+            }
+        }
+        for (int64_t level = 0; level < s.levels; ++level) {
+            std::vector<double> dweight, dscale;
+            if (needs_parameters) {
+                g.split(1 + level * s.bands, s.bands, p.wavelet[level], p.scale[level], dweight,
+                        dscale);
+            }
+            dweights.push_back(gradient(4, weights[level], dweight));
+            dscales.push_back(gradient(5, scales[level], dscale));
+        }
+        return std::tuple(dx, gradient(1, base_weight, dbase),
+                          present(base_bias) ? gradient(2, *base_bias, dbias) : none_like(x),
+                          gradient(3, base_scale, dbase_scale), dweights, dscales);
+    });
+}
+
+}  // namespace fusewright::cpu::FW_ISA

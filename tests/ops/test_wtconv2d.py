@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from wtconv_cases import WTConvCases
+
+import fusewright
+from fusewright import ArgumentError
+from fusewright.ops.wtconv2d import WTCONV2D
+
+
+class TestWTConv2d(WTConvCases):
+    op = WTCONV2D
+    small = (2, 3, 5, 6)
+    shapes = [(2, 3, 14, 14), (1, 17, 7, 7), (1, 2, 37, 23), (2, 5, 1, 1), (1, 1, 1, 9), (1, 33, 28, 3)]
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("size", [(7, 7), (8, 5)])
+def test_stride_takes_every_nth_pixel(backend: str, stride: int, size: tuple[int, int]) -> None:
+    args = WTCONV2D.sample((2, 3, *size))
+    y = fusewright.wtconv2d(*args, stride=stride, backend=backend)
+    whole = fusewright.wtconv2d(*args, backend=backend)
+    assert torch.equal(y, whole[:, :, ::stride, ::stride])
+    assert y.is_contiguous()
+
+
+def _call(**change: Any) -> Any:
+    names = ("x", "base_weight", "base_bias", "base_scale", "wavelet_weights", "wavelet_scales")
+    good = dict(zip(names, WTCONV2D.sample((2, 3, 5, 6)), strict=True))
+    return fusewright.wtconv2d(**{**good, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"x": torch.randn(3, 5, 6)}, r"\[wtconv2d\] x.dim\(\) is 3, must be 4"),
+        ({"x": torch.ones(2, 3, 5, 6).int()}, "x.dtype is torch.int32"),
+        ({"x": torch.randn(2, 4, 5, 6)}, r"base_weight.shape is \(3, 1, 5, 5\), must be \(4, 1"),
+        ({"base_weight": torch.randn(3, 1, 5, 3)}, r"base_weight.shape is \(3, 1, 5, 3\)"),
+        ({"base_weight": torch.randn(3, 1, 0, 0)}, r"base_weight.shape is \(3, 1, 0, 0\)"),
+        ({"base_bias": torch.randn(4)}, r"base_bias.shape is \(4,\), must be \(3,\)"),
+        ({"base_scale": torch.randn(1)}, r"base_scale.numel\(\) is 1, must be 3"),
+        ({"wavelet_scales": []}, r"len\(wavelet_scales\) is 0, must be 2"),
+        ({"wavelet_weights": [torch.randn(12, 1, 5, 5), torch.randn(12, 1, 3, 3)]}, r"weights\[1\]"),
+        ({"wavelet_scales": [torch.randn(12), torch.randn(3)]}, r"scales\[1\].numel\(\) is 3"),
+        ({"wavelet_weights": torch.randn(2, 12, 1, 5, 5)[0]}, "wavelet_weights"),
+        ({"stride": 0}, "stride is 0, must be an integer >= 1"),
+        ({"stride": True}, "stride is True"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        _call(**change)
