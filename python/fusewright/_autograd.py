@@ -51,6 +51,7 @@ class Derivative:
         self.grad_names = tuple(_GRAD + name for name in op.outputs)
         self.wrt = tuple(r.name.removeprefix(_GRAD) for r in self.backward.returns)
         extras = {r.name for r in self.forward.returns[len(op.outputs) :]}
+        self.merged = op.merged
         self.saved = self.forward.names + tuple(n for n in self.backward.names if n in extras)
 
     # The saved values are every argument of the forward, then the extra returns that the backward
@@ -59,18 +60,24 @@ class Derivative:
     def values_to_save(self, args: Sequence[Any], returns: Sequence[Any]) -> list[Any]:
         """The saved values of one call."""
         named_returns = dict(zip((r.name for r in self.forward.returns), returns, strict=True))
-        values: list[Any] = []
-        for argument, value in zip(self.forward.arguments, args, strict=True):
+        named = dict(zip(self.forward.names, args, strict=True))
+        if self.merged is not None:
+            first, second, total = self.merged
+            if named[second] is not None:
+                named[first] = named_returns[total]
+        for argument in self.forward.arguments:
             if argument.is_tensor and argument.name not in self.backward.names:
-                value = _absent(value)
-            values.append(value)
-        return values + [named_returns[n] for n in self.saved[len(args) :]]
+                named[argument.name] = _absent(named[argument.name])
+        return [*named.values(), *[named_returns[n] for n in self.saved[len(args) :]]]
 
     def needs(self, lengths: Sequence[int], flat_needs: Sequence[bool]) -> int:
         """The bit mask of wanted gradients, from one flag for every flat argument."""
         wanted = dict(
             zip(self.forward.names, self.forward.unflatten(lengths, flat_needs), strict=True)
         )
+        if self.merged is not None:
+            first, second, _ = self.merged
+            wanted[first] = wanted[first] or wanted[second]
         mask = 0
         for bit, name in enumerate(self.wrt):
             flag = wanted[name]
@@ -96,13 +103,15 @@ class Derivative:
         sizes = iter(lengths)
         flat: list[Tensor | None] = []
         for argument, value in zip(self.forward.arguments, values, strict=False):
-            bit = self.wrt.index(argument.name) if argument.name in found else None
-            present = bit is not None and needs >> bit & 1 and value is not None
+            name = argument.name
+            if self.merged is not None and name == self.merged[1]:
+                name = self.merged[0]
+            present = name in found and needs >> self.wrt.index(name) & 1 and value is not None
             if argument.is_list:
                 n = next(sizes)
-                flat.extend(found[argument.name] if present else [None] * n)
+                flat.extend(found[name] if present else [None] * n)
             else:
-                flat.append(found[argument.name] if present else None)
+                flat.append(found[name] if present else None)
         return flat
 
     def second(
@@ -295,7 +304,8 @@ def _save(
 
 
 def _backward(ctx: Any, d: Derivative, gradient: Any, grads: Sequence[Any]) -> Any:
-    grads = grads[: len(d.op.outputs)]
+    # an absent output is an empty tensor, and so may its gradient be
+    grads = [g if g is None or g.shape != (0,) else None for g in grads[: len(d.op.outputs)]]
     if all(g is None for g in grads):
         return (None,) * len(ctx.needs_input_grad)
     tensors = ctx.saved_tensors

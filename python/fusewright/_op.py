@@ -56,6 +56,9 @@ class Op:
             argument.
         autocast: 'lower' casts floating-point arguments to autocast's dtype, as a matrix product
             does; None leaves them alone.
+        merged: (first, second, total), where two arguments enter only as their sum, which the
+            forward returns as `total` when the second is given. The backward then gets the sum in
+            place of the first, and its gradient of the first is that of both.
         sample: makes arguments for tests, benchmarks and docs; see `tests/check.py`.
     """
 
@@ -71,6 +74,7 @@ class Op:
     avoid: Mapping[str, Callable[..., Reason]] = field(default_factory=dict)
     fake_backward: Callable[..., Any] | None = None
     autocast: str | None = None
+    merged: tuple[str, str, str] | None = None
 
     def __post_init__(self) -> None:
         OPS[self.name] = self

@@ -17,7 +17,7 @@ inline void prefer_huge_pages(const Tensor& t) {
 #if defined(__linux__)
     constexpr uintptr_t kHuge = uintptr_t{2} << 20;
     const size_t bytes = t.numel() * t.element_size();
-    if (bytes < 2 * kHuge) return;
+    if (bytes < 16 * kHuge) return;
     const auto start = reinterpret_cast<uintptr_t>(t.data_ptr());
     const uintptr_t begin = (start + kHuge - 1) / kHuge * kHuge;
     const uintptr_t end = (start + bytes) / kHuge * kHuge;

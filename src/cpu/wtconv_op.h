@@ -213,6 +213,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
     const OptionalTensor& base_bias, const Tensor& base_scale, const Tensors& weights,
     const Tensors& scales, int64_t needs) {
     const auto s = wtconv_shape<dims>(op, x, base_weight, weights);
+    bool same = grad.dim() == x.dim() && grad.scalar_type() == x.scalar_type();
+    for (int64_t d = 0; same && d < x.dim(); ++d) same = grad.size(d) == x.size(d);
+    FW_CHECK(same, op, "grad_y must have the shape and dtype of x");
     const bool needs_x = needs & 1, needs_parameters = needs >> 1;
     Tensor dx = needs_x ? fresh_like(x) : none_like(x);
     const auto gradient = [&](int bit, const Tensor& like, const auto& values) {

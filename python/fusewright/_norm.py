@@ -1,0 +1,115 @@
+"""What layer_norm and rms_norm share: the sum with the residual, checks, fakes and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusewright.errors import fail
+
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """The activation of that name."""
+    if activation == "none":
+        return x
+    if activation == "gelu_tanh":
+        return F.gelu(x, approximate="tanh")
+    return getattr(F, activation)(x)  # type: ignore[no-any-return]
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """What the statistics of x are computed in."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def add_residual(x: Tensor, residual: Tensor | None) -> Tensor:
+    """The rows to normalise: x, or the sum rounded to the residual's dtype."""
+    if residual is None:
+        return x
+    dtype = accumulation_dtype(x)
+    return (x.to(dtype) + residual.to(dtype)).to(residual.dtype)
+
+
+def activation_name(op: str, activation: str | None) -> str:
+    """'none' for None, else the name if the operator has it."""
+    if activation is None:
+        return "none"
+    if activation not in ACTIVATIONS:
+        fail(op, "activation", repr(activation), f"be None or one of {', '.join(ACTIVATIONS)}")
+    return activation
+
+
+def dims_of(op: str, x: Tensor, normalized_shape: int | tuple[int, ...] | None) -> int:
+    """How many trailing dimensions `normalized_shape` covers; the last one where it is None."""
+    if normalized_shape is None:
+        return 1
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        fail(op, "normalized_shape", shape, f"be trailing dimensions of x, {tuple(x.shape)}")
+    return len(shape)
+
+
+def check(
+    op: str,
+    x: Tensor,
+    parameters: dict[str, Tensor | None],
+    residual: Tensor | None,
+    norm_dims: int,
+    eps: float,
+    activation: str,
+) -> None:
+    """Raise `ArgumentError` for arguments that are wrong on every backend."""
+    if not x.is_floating_point():
+        fail(op, "x.dtype", x.dtype, "be a floating-point type")
+    if not 1 <= norm_dims <= x.dim():
+        fail(op, "x.dim()", x.dim(), f"be at least {max(norm_dims, 1)}")
+    shape = x.shape[x.dim() - norm_dims :]
+    for name, value in parameters.items():
+        if value is None:
+            continue
+        if value.shape != shape:
+            fail(op, f"{name}.shape", tuple(value.shape), f"be {tuple(shape)}")
+        if not value.is_floating_point():
+            fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
+    if residual is not None:
+        if residual.shape != x.shape:
+            fail(op, "residual.shape", tuple(residual.shape), f"be {tuple(x.shape)} as x's")
+        if not residual.is_floating_point():
+            fail(op, "residual.dtype", residual.dtype, "be a floating-point type")
+    if not eps >= 0:  # NaN too
+        fail(op, "eps", eps, "be >= 0")
+    activation_name(op, activation)
+
+
+def fake_outputs(x: Tensor, residual: Tensor | None, norm_dims: int) -> tuple[Tensor, ...]:
+    """y, the sum with the residual or nothing, and one statistic a row."""
+    lead = x.shape[: x.dim() - norm_dims]
+    total = x.new_empty(0) if residual is None else residual.new_empty(x.shape)
+    return x.new_empty(x.shape), total, x.new_empty(lead, dtype=accumulation_dtype(x))
+
+
+def sample(
+    parameters: int,
+    shape: tuple[int, ...] = (3, 4, 21),
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    weight_dtype: torch.dtype | None = None,
+    affine: bool = True,
+    residual: bool = False,
+    residual_dtype: torch.dtype | None = None,
+    norm_dims: int = 1,
+) -> list[Any]:
+    """x, that many parameters, and the residual."""
+    options: dict[str, Any] = {"dtype": weight_dtype or dtype, "device": device}
+    trailing = shape[len(shape) - norm_dims :]
+    return [
+        torch.randn(shape, dtype=dtype, device=device),
+        *[torch.randn(trailing, **options) if affine else None for _ in range(parameters)],
+        torch.randn(shape, dtype=residual_dtype or dtype, device=device) if residual else None,
+    ]

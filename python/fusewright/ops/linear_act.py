@@ -1,0 +1,123 @@
+"""Linear layer with a fused activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusewright._op import Op
+from fusewright.errors import fail
+
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "mish")
+
+
+def _reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
+) -> Tensor:
+    pre = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if activation == "none":
+        return pre
+    if activation == "gelu_tanh":
+        return F.gelu(pre, approximate="tanh")
+    if activation in ("sigmoid", "tanh"):
+        return getattr(torch, activation)(pre)  # type: ignore[no-any-return]
+    return getattr(F, activation)(pre)  # type: ignore[no-any-return]
+
+
+def _fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
+) -> tuple[Tensor, Tensor]:
+    y = x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return y, torch.empty_like(y) if keep and activation != "none" else x.new_empty(0)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool) -> None:
+    op = "linear_act"
+    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
+        if value is not None and not value.is_floating_point():
+            fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
+    if weight.dim() != 2:
+        fail(op, "weight.dim()", weight.dim(), "be 2: (out_features, in_features)")
+    if x.dim() < 1:
+        fail(op, "x.dim()", x.dim(), "be at least 1")
+    if x.shape[-1] != weight.shape[1]:
+        fail(op, "x.shape[-1]", x.shape[-1], f"be {weight.shape[1]} as weight.shape[1]")
+    if bias is not None and bias.shape != (weight.shape[0],):
+        fail(op, "bias.shape", tuple(bias.shape), f"be ({weight.shape[0]},)")
+    if activation not in ACTIVATIONS:
+        fail(op, "activation", repr(activation), f"be None or one of {', '.join(ACTIVATIONS)}")
+
+
+def _sample(
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    shape: tuple[int, ...] = (3, 7, 13),
+    out_features: int = 11,
+    weight_dtype: torch.dtype | None = None,
+    bias: bool = True,
+    activation: str = "gelu",
+    keep: bool = True,
+) -> tuple[Any, ...]:
+    options: dict[str, Any] = {"dtype": weight_dtype or dtype, "device": device}
+    scale = max(shape[-1], 1) ** -0.5
+    return (
+        torch.randn(shape, dtype=dtype, device=device),
+        torch.randn(out_features, shape[-1], **options) * scale,
+        torch.randn(out_features, **options) if bias else None,
+        activation,
+        keep,
+    )
+
+
+LINEAR_ACT = Op(
+    name="linear_act",
+    forward="(Tensor x, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor y, "
+    "Tensor pre)",
+    backward="(Tensor grad_y, Tensor x, Tensor weight, Tensor? bias, Tensor pre, str activation, "
+    "int needs) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    reference=_reference,
+    fake=_fake,
+    check=_check,
+    supports={"cpu": lambda *args: None},
+    autocast="lower",
+    sample=_sample,
+)
+
+
+def linear_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Linear layer with a fused activation, `act(x Wᵀ + b)`.
+
+    Args:
+        x: (..., in_features); fp64, fp32, bf16 or fp16; any strides.
+        weight: (out_features, in_features); of another floating-point type it is converted to x's.
+        bias: (out_features,) or None.
+        activation: None or 'none', 'relu', 'gelu' (erf), 'gelu_tanh', 'silu', 'sigmoid', 'tanh'
+            or 'mish'.
+        backend: the backend to run on; None picks the default.
+
+    Returns:
+        y, (..., out_features), of x's dtype; under autocast of autocast's dtype, as a matrix
+        product is.
+
+    Raises:
+        ArgumentError: a shape, dtype or activation is none of the above.
+
+    The result of the product, before the activation, is kept only where a gradient will need it.
+    Source: torch.nn.functional.linear and the activations of torch.nn.functional.
+    """
+    keep = torch.is_grad_enabled() and any(
+        isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias)
+    )
+    name = "none" if activation is None else activation
+    return LINEAR_ACT(x, weight, bias, name, keep, backend=backend)  # type: ignore[no-any-return]

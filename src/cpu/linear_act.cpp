@@ -1,0 +1,177 @@
+// Linear and activation. The matrix products are torch's own, whose libraries nobody beats by
+// hand; what is fused is everything around them: the activation in place where no gradient needs
+// its input, and its derivative with the bias gradient in one pass.
+
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+
+#include "cpu/activation.h"
+#include "cpu/alloc.h"
+#include "cpu/tensor.h"
+#include "cpu/vec.h"
+#include "prototypes.h"
+
+namespace fusewright::cpu::FW_ISA {
+namespace {
+
+constexpr const char* kOp = "linear_act";
+constexpr int64_t kGrain = 16384;  // elements that are worth a thread
+
+Tensor call(const char* name, std::array<StableIValue, 3> stack) {
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    using torch::stable::detail::from;
+    return torch::stable::contiguous(call("aten::linear", {from(x), from(weight), from(bias)}));
+}
+
+// Parameters of another dtype than x, as under autocast, are converted.
+Tensor in_dtype(const Tensor& t, const Tensor& x) {
+    return t.scalar_type() == x.scalar_type() ? t : torch::stable::to(t, x.scalar_type());
+}
+std::optional<Tensor> in_dtype(const std::optional<Tensor>& t, const Tensor& x) {
+    return present(t) ? std::optional(in_dtype(*t, x)) : std::nullopt;
+}
+
+template <class A, class T, class F>
+void for_elements(int64_t begin, int64_t end, F&& f) {
+    constexpr int lanes = Vec<A>::size;
+    int64_t i = begin;
+    for (; i + lanes <= end; i += lanes) f(i, lanes);
+    if (i < end) f(i, static_cast<int>(end - i));
+}
+
+template <class A, class T>
+Vec<A> load_n(const T* p, int n) {
+    return n == Vec<A>::size ? load<A>(p) : load_partial<A>(p, n);
+}
+template <class A, class T>
+void store_n(T* p, Vec<A> v, int n) {
+    n == Vec<A>::size ? store(p, v) : store_partial(p, v, n);
+}
+
+// y = act(pre); the two may be the same.
+void apply(Activation activation, const Tensor& pre, const Tensor& y) {
+    with_dtype(pre.scalar_type(), kOp, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = acc_t<T>;
+        const T* in = pre.const_data_ptr<T>();
+        T* out = y.mutable_data_ptr<T>();
+        with_activation(activation, [&](auto act) {
+            torch::stable::parallel_for(0, pre.numel(), kGrain, [&](int64_t begin, int64_t end) {
+                for_elements<A, T>(begin, end, [&](int64_t i, int n) {
+                    store_n(out + i, activate<act>(load_n<A>(in + i, n)), n);
+                });
+            });
+        });
+    });
+}
+
+// dpre = dy · act'(pre) and, per column, its sum over the rows; blocks of rows that depend on the
+// shape alone keep the sums the same for any number of threads.
+std::vector<double> derive(Activation activation, const Tensor& grad, const Tensor& pre,
+                           const Tensor& dpre, int64_t columns, bool sums_wanted) {
+    std::vector<double> total(columns);
+    const int64_t rows = columns == 0 ? 0 : grad.numel() / columns;
+    const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(32, rows / 8));
+    with_dtype(grad.scalar_type(), kOp, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = acc_t<T>;
+        const T* dy = grad.const_data_ptr<T>();
+        const bool derived = activation != Activation::none;
+        const T* x = derived ? pre.const_data_ptr<T>() : nullptr;
+        T* out = derived ? dpre.mutable_data_ptr<T>() : nullptr;
+        std::vector<A> sums(sums_wanted ? blocks * columns : 0);
+        const int64_t grain = std::max<int64_t>(1, kGrain / (grad.numel() / blocks + 1));
+        with_activation(activation, [&](auto act) {
+            torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+                for (int64_t block = begin; block < end; ++block) {
+                    const int64_t last = (block + 1) * rows / blocks;
+                    for (int64_t r = block * rows / blocks; r < last; ++r) {
+                        for_elements<A, T>(0, columns, [&](int64_t c, int n) {
+                            const int64_t i = r * columns + c;
+                            Vec<A> g = load_n<A>(dy + i, n);
+                            if constexpr (act != Activation::none) {
+                                g *= activate_grad<act>(load_n<A>(x + i, n));
+                                store_n(out + i, g, n);
+                            }
+                            if (sums_wanted) {
+                                A* sum = &sums[block * columns + c];
+                                store_n(sum, load_n<A>(sum, n) + g, n);
+                            }
+                        });
+                    }
+                }
+            });
+        });
+        for (size_t i = 0; i < sums.size(); ++i) total[i % columns] += sums[i];
+    });
+    return total;
+}
+
+// `value` with the strides and dtype of `like`, as the gradient of an argument must be.
+Tensor gradient_like(const Tensor& like, const Tensor& value) {
+    Tensor result = torch::stable::empty_like(like);
+    torch::stable::copy_(result, value);
+    return result;
+}
+
+}  // namespace
+}  // namespace fusewright::cpu::FW_ISA
+
+namespace k = fusewright::cpu::FW_ISA;
+using fusewright::cpu::Activation;
+using torch::stable::Tensor;
+
+std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
+                                         const std::optional<Tensor>& bias,
+                                         const std::string& activation, bool keep) {
+    const Activation act = parse_activation(activation);
+    const Tensor pre = linear(x, in_dtype(weight, x), in_dtype(bias, x));
+    if (act == Activation::none) return {pre, none_like(x)};
+    const Tensor y = keep ? fresh_like(pre) : pre;
+    apply(act, pre, y);
+    return {y, keep ? pre : none_like(x)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+    const Tensor& pre, const std::string& activation, int64_t needs) {
+    const Activation act = parse_activation(activation);
+    const int64_t columns = weight.size(0), inner = weight.size(1);
+    const int64_t rows = x.dim() == 1 ? 1
+                         : inner == 0 ? grad_y.numel() / std::max<int64_t>(columns, 1)
+                                      : x.numel() / inner;
+    FW_CHECK(grad_y.numel() == rows * columns, kOp, "grad_y must have the shape of y");
+    const Tensor w = in_dtype(weight, x);
+    const Tensor grad = torch::stable::contiguous(in_dtype(grad_y, x));
+    Tensor saved = pre, dpre = grad;
+    if (act != Activation::none) {
+        if (pre.numel() != grad.numel()) saved = linear(x, w, in_dtype(bias, x));
+        dpre = fresh_like(grad);
+    }
+    const std::vector<double> sums = derive(act, grad, saved, dpre, columns, needs & 4);
+    const Tensor flat = torch::stable::view(dpre, {rows, columns});
+    Tensor dx = none_like(x), dweight = none_like(x), dbias = none_like(x);
+    if (needs & 1) {
+        const Tensor product = torch::stable::matmul(flat, w);
+        std::vector<int64_t> shape;
+        for (int64_t d = 0; d < x.dim(); ++d) shape.push_back(x.size(d));
+        dx = gradient_like(x, torch::stable::view(product, shape));
+    }
+    if (needs & 2) {
+        const Tensor flat_x = torch::stable::reshape(x, {rows, inner});
+        dweight = gradient_like(
+            weight, torch::stable::matmul(torch::stable::transpose(flat, 0, 1), flat_x));
+    }
+    if ((needs & 4) && present(bias)) {
+        dbias = torch::stable::empty_like(*bias);
+        Tensor dense = torch::stable::contiguous(dbias);
+        write_acc(dense, sums.data(), kOp);
+        torch::stable::copy_(dbias, dense);
+    }
+    return {dx, dweight, dbias};
+}

@@ -1,0 +1,321 @@
+// The rows of layer_norm and rms_norm: loaded once as accumulators, normalised in the cache,
+// stored once. `centred` is layer_norm's subtraction of the mean.
+#pragma once
+
+#include <memory>
+
+#include "cpu/activation.h"
+#include "cpu/alloc.h"
+#include "cpu/tensor.h"
+#include "cpu/vec.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+// A tensor as rows of `columns` elements: the trailing dimensions collapsed, the others counted.
+struct Rows {
+    Tensor tensor;  // keeps a copy alive where the trailing dimensions don't collapse
+    int64_t rows = 1, columns = 1, step = 1;
+    std::vector<int64_t> sizes, strides;  // of the leading dimensions
+
+    Rows(const Tensor& t, int64_t norm_dims) : tensor(t) {
+        const int64_t lead = t.dim() - norm_dims;
+        int64_t expected = -1;
+        for (int64_t d = t.dim() - 1; d >= lead; --d) {
+            columns *= t.size(d);
+            if (t.size(d) == 1) continue;
+            if (expected < 0) {
+                step = t.stride(d);
+                expected = step * t.size(d);
+            } else if (t.stride(d) == expected) {
+                expected *= t.size(d);
+            } else {
+                tensor = torch::stable::contiguous(t);
+                step = 1;
+                break;
+            }
+        }
+        columns = 1;
+        for (int64_t d = lead; d < t.dim(); ++d) columns *= t.size(d);
+        for (int64_t d = 0; d < lead; ++d) {
+            rows *= t.size(d);
+            sizes.push_back(t.size(d));
+            strides.push_back(tensor.stride(d));
+        }
+    }
+
+    int64_t offset(int64_t row) const {
+        int64_t at = 0;
+        for (size_t d = sizes.size(); d-- > 0;) {
+            at += row % sizes[d] * strides[d];
+            row /= sizes[d];
+        }
+        return at;
+    }
+};
+
+template <class A, class T>
+void load_row(const T* p, int64_t step, int64_t n, A* out) {
+    constexpr int lanes = Vec<A>::size;
+    int64_t i = 0;
+    if (step == 1) {
+        for (; i + lanes <= n; i += lanes) store(out + i, load<A>(p + i));
+        if (i < n) {
+            const int rest = static_cast<int>(n - i);
+            store_partial(out + i, load_partial<A>(p + i, rest), rest);
+        }
+        return;
+    }
+    for (; i < n; ++i) out[i] = to_acc(p[i * step]);
+}
+
+template <class A, class T>
+void store_row(const A* row, int64_t step, int64_t n, T* p) {
+    constexpr int lanes = Vec<A>::size;
+    int64_t i = 0;
+    if (step == 1) {
+        for (; i + lanes <= n; i += lanes) store(p + i, load<A>(row + i));
+        if (i < n) {
+            const int rest = static_cast<int>(n - i);
+            store_partial(p + i, load_partial<A>(row + i, rest), rest);
+        }
+        return;
+    }
+    for (; i < n; ++i) p[i * step] = from_acc<T>(row[i]);
+}
+
+// Calls f(i, lanes) for every vector of a row; `lanes` is a constant for the full ones, an int for
+// the last.
+template <class A, class F>
+void for_lanes(int64_t n, F&& f) {
+    constexpr int lanes = Vec<A>::size;
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int, lanes>{});
+    if (i < n) f(i, static_cast<int>(n - i));
+}
+
+template <class T, class N>
+Vec<acc_t<T>> load_lanes(const T* p, N n) {
+    using A = acc_t<T>;
+    if constexpr (std::is_same_v<N, int>) {
+        return load_partial<A>(p, n);
+    } else {
+        return load<A>(p);
+    }
+}
+template <class A, class T, class N>
+void store_lanes(T* p, Vec<A> v, N n) {
+    if constexpr (std::is_same_v<N, int>) {
+        store_partial(p, v, n);
+    } else {
+        store(p, v);
+    }
+}
+
+// The sum of f(i, lanes) over a row, in four chains; unused lanes must be zero.
+template <class A, class F>
+A sum_lanes(int64_t n, F&& f) {
+    constexpr int lanes = Vec<A>::size;
+    constexpr std::integral_constant<int, lanes> full;
+    Vec<A> a, b, c, d;
+    int64_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+        a += f(i, full);
+        b += f(i + lanes, full);
+        c += f(i + 2 * lanes, full);
+        d += f(i + 3 * lanes, full);
+    }
+    for (; i + lanes <= n; i += lanes) a += f(i, full);
+    if (i < n) b += f(i, static_cast<int>(n - i));
+    return ((a + b) + (c + d)).sum();
+}
+
+// The vector with zeros past its lanes.
+template <class A, class N>
+Vec<A> only(Vec<A> v, N lanes) {
+    if constexpr (std::is_same_v<N, int>) {
+        A kept[Vec<A>::size];
+        store(kept, v);
+        return load_partial<A>(kept, lanes);
+    } else {
+        return v;
+    }
+}
+
+template <class A>
+struct Moments {
+    A mean, rest, rstd;  // the mean is mean + rest: the rounding of a large mean is not lost
+};
+
+// `fetch(i, lanes)` gives the row's elements, the first time in order.
+template <bool centred, class A, class Fetch>
+Moments<A> moments(const A* row, int64_t n, A eps, Fetch&& fetch) {
+    if constexpr (!centred) {
+        const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) {
+            const Vec<A> v = fetch(i, lanes);
+            return v * v;
+        });
+        return {A(0), A(0), A(1) / std::sqrt(squares / n + eps)};
+    }
+    const A mean = sum_lanes<A>(n, fetch) / n;
+    Vec<A> deviations;
+    const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) {
+        const Vec<A> v = only(load_lanes(row + i, lanes) - Vec<A>(mean), lanes);
+        deviations += v;
+        return v * v;
+    });
+    const A rest = deviations.sum() / n;
+    return {mean, rest, A(1) / std::sqrt(squares / n - rest * rest + eps)};
+}
+
+template <class A>
+struct Affine {
+    std::vector<A> weight, bias;  // ones and zeros where absent; the weight with its offset
+    bool round_first = false;     // Llama's order: round the normalised row, then multiply
+
+    Affine(const std::optional<Tensor>& w, const std::optional<Tensor>& b, int64_t columns,
+           A offset, bool rounding, const char* op)
+        : weight(columns, A(1)), bias(as_acc_or_zeros<A>(b, columns, op)), round_first(rounding) {
+        if (present(w)) {
+            weight = as_acc<A>(*w, op);
+            for (A& v : weight) v += offset;
+        }
+        FW_CHECK(static_cast<int64_t>(weight.size()) == columns &&
+                     static_cast<int64_t>(bias.size()) == columns,
+                 op, "weight and bias must have ", columns, " elements");
+    }
+};
+
+// The row as `T` would hold it.
+template <class T, class A>
+void round_row(A* row, int64_t n, T* buffer) {
+    if constexpr (!std::is_same_v<T, A>) {
+        store_row(row, 1, n, buffer);
+        load_row(buffer, 1, n, row);
+    }
+}
+
+template <bool centred, class A>
+void normalise(A* row, int64_t n, const Moments<A>& m) {
+    for_lanes<A>(n, [&](int64_t i, auto lanes) {
+        Vec<A> v = load_lanes(row + i, lanes);
+        if (centred) v = (v - Vec<A>(m.mean)) - Vec<A>(m.rest);
+        store_lanes(row + i, v * Vec<A>(m.rstd), lanes);
+    });
+}
+
+struct NormOptions {
+    int64_t norm_dims;
+    double eps;
+    Activation activation;
+};
+
+constexpr int64_t kNormGrain = 16384;  // elements that are worth a thread
+
+// y, the sum with the residual (or nothing), mean and rstd by row.
+template <bool centred>
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Tensor& x,
+                                                        const std::optional<Tensor>& weight,
+                                                        const std::optional<Tensor>& bias,
+                                                        const std::optional<Tensor>& residual,
+                                                        double offset, bool round_first,
+                                                        const NormOptions& o) {
+    FW_CHECK(0 < o.norm_dims && o.norm_dims <= x.dim(), op, "norm_dims is ", o.norm_dims,
+             ", must be from 1 to ", x.dim());
+    std::vector<int64_t> shape, lead;
+    for (int64_t d = 0; d < x.dim(); ++d) {
+        shape.push_back(x.size(d));
+        if (d < x.dim() - o.norm_dims) lead.push_back(x.size(d));
+    }
+    FW_CHECK(!present(residual) || residual->numel() == x.numel(), op,
+             "residual must have the shape of x");
+    Tensor y = fresh(x, shape);
+    Tensor total = present(residual) ? fresh(*residual, shape) : none_like(x);
+    const auto stat = x.scalar_type() == torch::headeronly::ScalarType::Double
+                          ? torch::headeronly::ScalarType::Double
+                          : torch::headeronly::ScalarType::Float;
+    Tensor mean = centred ? torch::stable::new_empty(x, lead, stat) : none_like(x);
+    Tensor rstd = torch::stable::new_empty(x, lead, stat);
+    const Rows in(x, o.norm_dims);
+    with_dtype(x.scalar_type(), op, [&](auto type) {
+        using T = typename decltype(type)::type;
+        using A = acc_t<T>;
+        const Affine<A> affine(weight, bias, in.columns, A(offset), round_first, op);
+        const int64_t n = in.columns;
+        // `fetch(r, row)` gives the row r to normalise, as a function of (i, lanes), and keeps
+        // what it gave in `row` unless it can be read again where it came from.
+        const auto run = [&](auto activation, auto source) {
+            const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
+            torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
+                const std::unique_ptr<A[]> scratch(new A[n + 1]);
+                const std::unique_ptr<T[]> narrow(round_first ? new T[n + 1] : nullptr);
+                for (int64_t r = begin; r < end; ++r) {
+                    T* out = y.mutable_data_ptr<T>() + r * n;
+                    const A* row = scratch.get();
+                    const auto fetch = source(r, scratch.get(), row);
+                    const Moments<A> m = moments<centred>(row, n, A(o.eps), fetch);
+                    if (centred) mean.mutable_data_ptr<A>()[r] = m.mean + m.rest;
+                    rstd.mutable_data_ptr<A>()[r] = m.rstd;
+                    const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
+                    const auto normal = [&](int64_t i, auto lanes) {
+                        Vec<A> v = load_lanes(row + i, lanes);
+                        if (centred) v = (v - shift) - rest;
+                        return v * scale;
+                    };
+                    const auto finish = [&](Vec<A> v, int64_t i, auto lanes) {
+                        v = fma(v, load_lanes(&affine.weight[i], lanes),
+                                load_lanes(&affine.bias[i], lanes));
+                        store_lanes(out + i, activate<activation>(v), lanes);
+                    };
+                    if (round_first) {
+                        for_lanes<A>(n, [&](int64_t i, auto lanes) {
+                            store_lanes(narrow.get() + i, normal(i, lanes), lanes);
+                            finish(load_lanes(narrow.get() + i, lanes), i, lanes);
+                        });
+                    } else {
+                        for_lanes<A>(
+                            n, [&](int64_t i, auto lanes) { finish(normal(i, lanes), i, lanes); });
+                    }
+                }
+            });
+        };
+        with_common_activation(o.activation, [&](auto activation) {
+            const T* first = in.tensor.const_data_ptr<T>();
+            if (!present(residual)) {
+                return run(activation, [&](int64_t r, A* scratch, const A*& row) {
+                    const T* p = first + in.offset(r);
+                    if constexpr (std::is_same_v<T, A>) {
+                        if (in.step == 1) row = p;
+                    }
+                    const bool in_place = static_cast<const void*>(row) == p;
+                    if (in.step != 1) load_row(p, in.step, n, scratch);
+                    const bool loaded = in_place || in.step != 1;
+                    return [=](int64_t i, auto lanes) {
+                        if (loaded) return load_lanes(row + i, lanes);
+                        const Vec<A> v = load_lanes(p + i, lanes);
+                        store_lanes(scratch + i, v, lanes);
+                        return v;
+                    };
+                });
+            }
+            const Rows other(*residual, o.norm_dims);
+            with_dtype(residual->scalar_type(), op, [&](auto residual_type) {
+                using R = typename decltype(residual_type)::type;
+                run(activation, [&](int64_t r, A* scratch, const A*&) {
+                    const R* p = other.tensor.const_data_ptr<R>() + other.offset(r);
+                    R* sum = total.mutable_data_ptr<R>() + r * n;
+                    load_row(first + in.offset(r), in.step, n, scratch);
+                    // The row that is normalised is the sum that is returned, rounding included.
+                    for (int64_t i = 0; i < n; ++i) {
+                        const auto v = scratch[i] + static_cast<A>(to_acc(p[i * other.step]));
+                        sum[i] = from_acc<R>(static_cast<acc_t<R>>(v));
+                        scratch[i] = static_cast<A>(to_acc(sum[i]));
+                    }
+                    return [=](int64_t i, auto lanes) { return load_lanes(scratch + i, lanes); };
+                });
+            });
+        });
+    });
+    return {y, total, mean, rstd};
+}
+
+}  // namespace fusewright::cpu::FW_ISA

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from check import check_op, check_values
+
+import fusewright
+from fusewright import ArgumentError
+from fusewright.ops.linear_act import ACTIVATIONS, LINEAR_ACT
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu", "mish"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_everything(backend: str, device: str, activation: str, keep: bool) -> None:
+    args = LINEAR_ACT.sample(
+        dtype=torch.float64, device=device, activation=activation, keep=keep, shape=(2, 3, 5)
+    )
+    check_op(LINEAR_ACT, args, backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dtypes_and_activations(
+    backend: str, device: str, dtype: torch.dtype, activation: str
+) -> None:
+    for shape in ((13,), (1, 13), (70, 33), (2, 3, 5, 8)):
+        args = LINEAR_ACT.sample(
+            dtype=dtype,
+            device=device,
+            activation=activation,
+            shape=shape,
+            out_features=37,
+            bias=len(shape) != 4,
+        )
+        check_values(LINEAR_ACT, args, backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strides(backend: str, device: str, dtype: torch.dtype) -> None:
+    x, weight, *rest = LINEAR_ACT.sample(dtype=dtype, device=device, shape=(4, 6, 13))
+    weights = [weight.t().contiguous().t(), weight.repeat_interleave(2, 1)[:, ::2]]
+    views = [
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        x.repeat_interleave(2, -1)[..., ::2],
+        x[:1].expand(x.shape),
+        x[..., :1].expand(x.shape),
+    ]
+    for view in [x, *views]:
+        check_values(LINEAR_ACT, (view, weight, *rest), backend)
+    for other in weights:
+        check_values(LINEAR_ACT, (x, other, *rest), backend)
+
+
+@pytest.mark.parametrize("shape", [(0, 13), (3, 0), (0,)])
+def test_empty(backend: str, device: str, shape: tuple[int, ...]) -> None:
+    for activation in ("none", "silu"):
+        args = LINEAR_ACT.sample(device=device, shape=shape, activation=activation)
+        check_values(LINEAR_ACT, args, backend)
+    args = LINEAR_ACT.sample(device=device, shape=(3, 4), out_features=0)
+    assert LINEAR_ACT(*args, backend=backend).shape == (3, 0)
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+def test_parameters_of_another_dtype(
+    backend: str, device: str, weight_dtype: torch.dtype
+) -> None:
+    args = LINEAR_ACT.sample(dtype=torch.bfloat16, weight_dtype=weight_dtype, device=device)
+    assert LINEAR_ACT(*args, backend=backend).dtype == torch.bfloat16
+    check_values(LINEAR_ACT, args, backend)
+
+
+def test_autocast(backend: str, device: str) -> None:
+    x, weight, bias, *_ = LINEAR_ACT.sample(device=device)
+    weight.requires_grad_()
+    with torch.autocast(device, torch.bfloat16):
+        y = fusewright.linear_act(x, weight, bias, activation="gelu", backend=backend)
+        expected = F.gelu(F.linear(x, weight, bias))
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected)
+    y.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_large_arguments_stay_finite(backend: str, device: str) -> None:
+    eye = torch.eye(4, device=device)
+    x = torch.tensor([-1e4, -100.0, 100.0, 1e4], device=device)
+    for activation in ACTIVATIONS:
+        y = fusewright.linear_act(x, eye, activation=activation, backend=backend)
+        expected = fusewright.linear_act(x, eye, activation=activation, backend="reference")
+        torch.testing.assert_close(y, expected)
+
+
+def test_transforms_find_the_gradient(backend: str, device: str) -> None:
+    """torch.func hides requires_grad, by which the public function decides what to keep."""
+    x, weight, bias, *_ = LINEAR_ACT.sample(device=device, dtype=torch.float64)
+
+    def loss(w: torch.Tensor, name: str) -> torch.Tensor:
+        y = fusewright.linear_act(x, w, bias, activation="silu", backend=name)
+        assert isinstance(y, torch.Tensor)
+        return y.square().sum()
+
+    ours = torch.func.grad(loss)(weight, backend)
+    torch.testing.assert_close(ours, torch.func.grad(loss)(weight, "reference"))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"x": torch.tensor(1.0)}, r"x.dim\(\) is 0, must be at least 1"),
+        ({"x": torch.ones(2, 8).int()}, "x.dtype is torch.int32"),
+        ({"x": torch.randn(2, 7)}, r"x.shape\[-1\] is 7, must be 8 as weight.shape\[1\]"),
+        ({"weight": torch.randn(8)}, r"weight.dim\(\) is 1, must be 2"),
+        ({"weight": torch.ones(4, 8).int()}, "weight.dtype is torch.int32"),
+        ({"bias": torch.randn(5)}, r"bias.shape is \(5,\), must be \(4,\)"),
+        ({"bias": 1.0}, r"bias is 1.0 \(float\), must be Tensor\?"),
+        ({"activation": "swish"}, "activation is 'swish', must be None or one of none, relu"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], text: str) -> None:
+    good = {"x": torch.randn(2, 8), "weight": torch.randn(4, 8), "bias": torch.randn(4)}
+    with pytest.raises(ArgumentError, match=r"\[linear_act\] .*" + text):
+        fusewright.linear_act(**{**good, **change})

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from check import check_values
+from norm_cases import BAD, DTYPES, NormCases
+
+import fusewright
+from fusewright import ArgumentError
+from fusewright.ops.rms_norm import RMS_NORM
+
+
+class TestRMSNorm(NormCases):
+    op = RMS_NORM
+
+
+def test_agrees_with_torch(backend: str) -> None:
+    x, weight, *_ = RMS_NORM.sample(shape=(5, 6, 33), norm_dims=2, dtype=torch.float64)
+    y = fusewright.rms_norm(x, weight, normalized_shape=(6, 33), eps=1e-6, backend=backend)
+    torch.testing.assert_close(y, F.rms_norm(x, (6, 33), weight, 1e-6))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_llama_rounds_before_the_weight(backend: str, device: str, dtype: torch.dtype) -> None:
+    x, weight, *_ = RMS_NORM.sample(shape=(40, 129), dtype=dtype, device=device)
+    h = x.float()
+    h = (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype)
+    y = fusewright.rms_norm(x, weight, casting="llama", backend=backend)
+    assert (y != weight * h).float().mean() < 0.01  # rsqrt's last bit may turn a rounding
+    torch.testing.assert_close(y, weight * h)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gemma_adds_one_to_the_weight(backend: str, device: str, dtype: torch.dtype) -> None:
+    x, weight, *_ = RMS_NORM.sample(shape=(40, 129), dtype=dtype, device=device)
+    h = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)
+    expected = (h * (1.0 + weight.float())).type_as(x)
+    y = fusewright.rms_norm(x, weight, weight_offset=1.0, backend=backend)
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_casting_and_offset(backend: str, device: str, dtype: torch.dtype) -> None:
+    for round_first, offset in ((True, 0.0), (False, 1.0), (True, 1.0)):
+        args = RMS_NORM.sample(
+            dtype=dtype,
+            device=device,
+            activation="silu",
+            round_first=round_first,
+            weight_offset=offset,
+        )
+        check_values(RMS_NORM, args, backend)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [*BAD, ({"casting": "gemma"}, "casting is 'gemma', must be 'fp32' or 'llama'")],
+)
+def test_bad_input(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"\[rms_norm\] .*" + text):
+        fusewright.rms_norm(**{"x": torch.randn(2, 8), **change})
