@@ -96,7 +96,9 @@ def main() -> None:
             f'    m.impl("{name}", TORCH_BOX(&fusewright::{args.backend}::{isa}::{name}));'
             for name in schemas
         )
-        branches.append(f"  if (chosen == fusewright::{args.backend}::Isa::{isa}) {{\n{lines}\n  }}")
+        branches.append(
+            f"  if (chosen == fusewright::{args.backend}::Isa::{isa}) {{\n{lines}\n  }}"
+        )
     write(
         args.out / "register.cpp",
         f"{head}#include <torch/csrc/stable/library.h>\n"

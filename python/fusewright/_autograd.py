@@ -404,4 +404,3 @@ def _materialize(value: Any) -> Any:
     if isinstance(value, Absent):
         return value.materialize()
     return [_materialize(v) for v in value] if isinstance(value, list) else value
-

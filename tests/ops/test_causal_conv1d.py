@@ -193,7 +193,11 @@ def test_final_states_out(backend: str, device: str) -> None:
 
 def test_non_finite_values_stay_where_the_reference_has_them(backend: str, device: str) -> None:
     args = list(sample(device=device, shape=(2, 5, 30), seq_idx=True))
-    args[0][0, 0, 4], args[0][0, 1, 9], args[0][1, 2, 11] = float("nan"), float("inf"), -float("inf")
+    args[0][0, 0, 4], args[0][0, 1, 9], args[0][1, 2, 11] = (
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+    )
     check_values(CAUSAL_CONV1D, args, backend, gradients=False)
 
 

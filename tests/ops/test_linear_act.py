@@ -66,9 +66,7 @@ def test_empty(backend: str, device: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("weight_dtype", DTYPES)
-def test_parameters_of_another_dtype(
-    backend: str, device: str, weight_dtype: torch.dtype
-) -> None:
+def test_parameters_of_another_dtype(backend: str, device: str, weight_dtype: torch.dtype) -> None:
     args = LINEAR_ACT.sample(dtype=torch.bfloat16, weight_dtype=weight_dtype, device=device)
     assert LINEAR_ACT(*args, backend=backend).dtype == torch.bfloat16
     check_values(LINEAR_ACT, args, backend)

@@ -14,7 +14,14 @@ from fusewright.ops.wtconv2d import WTCONV2D
 class TestWTConv2d(WTConvCases):
     op = WTCONV2D
     small = (2, 3, 5, 6)
-    shapes = [(2, 3, 14, 14), (1, 17, 7, 7), (1, 2, 37, 23), (2, 5, 1, 1), (1, 1, 1, 9), (1, 33, 28, 3)]
+    shapes = [
+        (2, 3, 14, 14),
+        (1, 17, 7, 7),
+        (1, 2, 37, 23),
+        (2, 5, 1, 1),
+        (1, 1, 1, 9),
+        (1, 33, 28, 3),
+    ]
 
 
 @pytest.mark.parametrize("stride", [2, 3])
@@ -44,7 +51,10 @@ def _call(**change: Any) -> Any:
         ({"base_bias": torch.randn(4)}, r"base_bias.shape is \(4,\), must be \(3,\)"),
         ({"base_scale": torch.randn(1)}, r"base_scale.numel\(\) is 1, must be 3"),
         ({"wavelet_scales": []}, r"len\(wavelet_scales\) is 0, must be 2"),
-        ({"wavelet_weights": [torch.randn(12, 1, 5, 5), torch.randn(12, 1, 3, 3)]}, r"weights\[1\]"),
+        (
+            {"wavelet_weights": [torch.randn(12, 1, 5, 5), torch.randn(12, 1, 3, 3)]},
+            r"weights\[1\]",
+        ),
         ({"wavelet_scales": [torch.randn(12), torch.randn(3)]}, r"scales\[1\].numel\(\) is 3"),
         ({"wavelet_weights": torch.randn(2, 12, 1, 5, 5)[0]}, "wavelet_weights"),
         ({"stride": 0}, "stride is 0, must be an integer >= 1"),

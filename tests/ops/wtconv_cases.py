@@ -40,9 +40,7 @@ def original(op: Op, args: tuple[Any, ...]) -> torch.Tensor:
         lows.append(y[:, :, 0])
         highs.append(y[:, :, 1:])
     image: torch.Tensor | float = 0.0
-    for shape, y_low, y_high in zip(
-        reversed(shapes), reversed(lows), reversed(highs), strict=True
-    ):
+    for shape, y_low, y_high in zip(reversed(shapes), reversed(lows), reversed(highs), strict=True):
         bands = torch.cat([(y_low + image).unsqueeze(2), y_high], 2).flatten(1, 2)
         image = transposed(bands, filters, stride=2, groups=channels)
         image = image[..., : shape[0]] if dims == 1 else image[..., : shape[0], : shape[1]]
@@ -62,9 +60,7 @@ class WTConvCases:
 
     @pytest.mark.parametrize("levels", [0, 1, 3])
     def test_everything(self, backend: str, device: str, levels: int) -> None:
-        args = self.sample(
-            self.small, levels=levels, kernel=3, dtype=torch.float64, device=device
-        )
+        args = self.sample(self.small, levels=levels, kernel=3, dtype=torch.float64, device=device)
         check_op(self.op, args, backend)
 
     @pytest.mark.parametrize("kernel", range(1, 10))
