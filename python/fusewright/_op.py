@@ -114,6 +114,22 @@ class Op:
             return returns
         return returns[0] if len(self.outputs) == 1 else returns[: len(self.outputs)]
 
+    def run_plain(
+        self, function: Callable[..., Any], args: Sequence[Any], backend: str | None, reason: str
+    ) -> Any:
+        """Run a variant that no backend has kernels for, `function` in plain PyTorch.
+
+        Checks, `explain` and a forced backend work as for the operator itself.
+        """
+        self._validate(args)
+        forced: Any = backend if backend is not None else backends.override.name
+        if isinstance(forced, Inquiry):
+            raise forced.plain(self, reason)
+        if forced not in (None, REFERENCE):
+            backends.check_name(forced)
+            raise UnsupportedError(f"[{self.name}] backend {forced!r}: {reason}")
+        return function(*args)
+
     def reasons(self, device: str, args: Sequence[Any]) -> dict[str, Reason]:
         """For every installed backend, None if it could serve this call, else why not."""
         return {name: self._reason(b, device, args) for name, b in backends.installed().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ def reference(
     base_scale: Tensor,
     wavelet_weights: Sequence[Tensor],
     wavelet_scales: Sequence[Tensor],
+    transform: Callable[[Tensor, int], Tensor] = haar,
+    inverse: Callable[[Tensor, Sequence[int], int], Tensor] = ihaar,
 ) -> Tensor:
     """The operator in plain PyTorch, accumulating in fp32 (fp64 for fp64)."""
     dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
@@ -55,7 +57,7 @@ def reference(
     sizes, details, low = [], [], x.to(dtype)
     for _ in wavelet_weights:
         sizes.append(low.shape[2:])
-        bands = haar(low, dims)
+        bands = transform(low, dims)
         details.append(bands)
         low = bands[:, :, 0]
     deeper: Tensor | None = None
@@ -71,7 +73,7 @@ def reference(
         bands = flat.unflatten(1, (channels, 2**dims))
         if deeper is not None:
             bands = torch.cat([bands[:, :, :1] + deeper.unsqueeze(2), bands[:, :, 1:]], 2)
-        deeper = ihaar(bands, size, dims)
+        deeper = inverse(bands, size, dims)
     y = _filter(x.to(dtype), base_weight.to(dtype))
     if base_bias is not None:
         y = y + base_bias.to(dtype).reshape(1, -1, *pixels)

@@ -89,6 +89,21 @@ class Inquiry:
             )
         )
 
+    def plain(self, op: Op, reason: str) -> Answer:
+        """Explain a call that only plain PyTorch serves."""
+        names = backends.installed()
+        why = reason if self.forced in (None, REFERENCE) else f"forced, but it can't: {reason}"
+        return Inquiry.Answer(
+            Explanation(
+                op=op.name,
+                backend=self.forced or REFERENCE,
+                why=why,
+                reasons={name: reason for name in names if name != self.forced},
+                file=None,
+                distribution=None,
+            )
+        )
+
 
 def explain(op: str, *args: Any, backend: str | None = None, **kwargs: Any) -> Explanation:
     """Which kernel the call `fusewright.<op>(*args, **kwargs)` takes, and why; nothing runs.
