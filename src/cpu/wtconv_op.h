@@ -76,7 +76,7 @@ template <int dims, class A, class F>
 void for_each_item(const WTConvShape<dims>& s, F&& start) {
     const Items<dims, A> items(s);
     const int64_t pixels = s.height[0] * s.width[0] * Vec<A>::size * (s.batch / items.parts);
-    const int64_t grain = std::max<int64_t>(1, 4096 / pixels);
+    const int64_t grain = std::max<int64_t>(1, 16384 / pixels);
     torch::stable::parallel_for(0, items.count(), grain, [&](int64_t begin, int64_t end) {
         auto&& run = start();
         for (int64_t item = begin; item < end; ++item) {

@@ -83,7 +83,7 @@ class _WTConv(nn.Module):
         # so that checkpoints go both ways.
         analysis, synthesis = _filters(wt_type, in_channels, self.dims)
         for key, value in (("wt_filter", analysis), ("iwt_filter", synthesis)):
-            self.register_buffer(key, value.to(device=device, dtype=dtype))
+            self.register_buffer(key, value.to(self.base_scale.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, ...) to the same shape, or a strided one; see `fusewright.wtconv2d`."""
