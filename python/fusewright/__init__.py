@@ -35,9 +35,12 @@ def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"fusewright.{name}")
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("fusewright")
+        try:
+            value: Any = version("fusewright")
+        except PackageNotFoundError:  # run from a source tree
+            value = "0+source"
     elif name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
     elif not name.startswith("_") and importlib.util.find_spec(f"fusewright.ops.{name}"):
