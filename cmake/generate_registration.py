@@ -45,7 +45,10 @@ def schemas_of(path: Path) -> dict[str, str]:
 
 def prototype(name: str, schema: str) -> str:
     """The C++ declaration of a kernel."""
-    arguments, returns = re.fullmatch(r"\s*\((.*)\)\s*->\s*(.*?)\s*", schema, re.S).groups()
+    parsed = re.fullmatch(r"\s*\((.*)\)\s*->\s*(.*?)\s*", schema, re.S)
+    if parsed is None:
+        raise ValueError(f"{name}: {schema!r} is no schema")
+    arguments, returns = parsed.groups()
     parameters = []
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
         kind, label = re.sub(r"\([a-z]!\)", "", argument).split()

@@ -124,7 +124,7 @@ def check_gradients(op: Op, args: Sequence[Any], backend: str, second: bool = Tr
 
 def check_registration(op: Op, args: Sequence[Any], backend: str) -> None:
     """`torch.library.opcheck` of the forward and, with its own results, of the backward kernel."""
-    kernels = op.kernels[backend]
+    kernels: Any = op.kernels[backend]  # opcheck takes OpOverloads
     args = map_tensors(Tensor.detach, args)
     torch.library.opcheck(kernels.forward, tuple(args))
     if kernels.backward is None:
@@ -150,7 +150,7 @@ def check_compile(op: Op, args: Sequence[Any], backend: str, dynamic: bool | Non
     eager = _run(op, lambda *a: op(*a, backend=backend), args, gradients)
     traced = _run(op, compiled, args, gradients)
     for (name, value), (_, expected) in zip(traced, eager, strict=True):
-        torch.testing.assert_close(value, expected, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(value, expected, msg=f"{name}: {{}}".format)
 
 
 def check_vmap(op: Op, args: Sequence[Any], backend: str) -> None:

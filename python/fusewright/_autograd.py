@@ -152,7 +152,7 @@ class Derivative:
             return torch.func.vjp(outputs, *primals)[1](output_grads)
 
         some = tuple(grads[i] for i in given)
-        _, pull = torch.func.vjp(gradient, some, *[inputs[p] for p in places])
+        pull: Any = torch.func.vjp(gradient, some, *[inputs[p] for p in places])[1]
         of_grads, *of_primals = pull(tuple(cotangents[i] for i, _ in wanted))
         all_grads: list[Tensor | None] = [None] * len(grads)
         for i, g in zip(given, of_grads, strict=True):
@@ -241,7 +241,8 @@ def _gradient(d: Derivative, mapped: bool) -> Any:
 def _function(name: str, vmap: bool = False, **methods: Callable[..., Any]) -> Any:
     """An autograd Function of that name, which profilers and `grad_fn` then show."""
     body = {key: staticmethod(method) for key, method in methods.items()}
-    return type(Function)(name, (Function,), {"generate_vmap_rule": vmap, **body})
+    meta: Any = type(Function)
+    return meta(name, (Function,), {"generate_vmap_rule": vmap, **body})
 
 
 # Saved values travel as the tensors among them plus a `Spec` that says where they stood.
@@ -311,6 +312,7 @@ def _backward(ctx: Any, d: Derivative, gradient: Any, grads: Sequence[Any]) -> A
     tensors = ctx.saved_tensors
     values = _unpack(ctx.spec, tensors)
     needs = d.needs(ctx.lengths, ctx.needs_input_grad[2:])
+    result: Sequence[Any]
     if torch.is_grad_enabled():  # somebody may differentiate again
         flat = gradient.apply(ctx.backend, needs, ctx.spec, *grads, *tensors)
         result = _gather(d, values, flat)

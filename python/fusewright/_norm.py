@@ -19,7 +19,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
         return x
     if activation == "gelu_tanh":
         return F.gelu(x, approximate="tanh")
-    return getattr(F, activation)(x)  # type: ignore[no-any-return]
+    return getattr(F, activation)(x)
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:

@@ -49,8 +49,10 @@ def filters(wt_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def filter_banks(wt_type: str, channels: int, dims: int) -> tuple[Tensor, Tensor]:
-    """Analysis and synthesis filters, (bands·channels, 1, n[, n]) in fp64: `wt_filter` and
-    `iwt_filter` of the reference's checkpoints."""
+    """Analysis and synthesis filters, (bands·channels, 1, n[, n]) in fp64.
+
+    They are `wt_filter` and `iwt_filter` of the reference's checkpoints.
+    """
     dec_lo, dec_hi, rec_lo, rec_hi = filters(wt_type)
     banks = []
     for low, high in ((dec_lo, dec_hi), (rec_lo, rec_hi)):
@@ -94,4 +96,4 @@ def wtconv(op: Op, wt_type: str, args: tuple[Any, ...], backend: str | None) -> 
     )
     reason = f"only Haar is fused, wt_type is {wt_type!r}"
     args = (x, *rest, list(weights), list(scales))
-    return op.run_plain(run, args, backend, reason)  # type: ignore[no-any-return]
+    return op.run_plain(run, args, backend, reason)

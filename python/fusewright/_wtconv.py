@@ -13,7 +13,7 @@ from fusewright.errors import fail
 
 
 def haar(x: Tensor, dims: int) -> Tensor:
-    """Haar bands of the last `dims` dimensions, as (N, C, bands, ...); odd sizes are zero-padded."""
+    """Haar bands of the last `dims` dimensions, (N, C, bands, ...); odd sizes are zero-padded."""
     x = F.pad(x, [p for size in reversed(x.shape[-dims:]) for p in (0, size % 2)])
     even, odd = x[..., 0::2], x[..., 1::2]
     low, high = (even + odd) * 0.5**0.5, (even - odd) * 0.5**0.5

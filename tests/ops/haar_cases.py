@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from check import check_op, check_values
 
+from check import check_op, check_values
 from fusewright._op import Op
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

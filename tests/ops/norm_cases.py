@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from check import check_op, check_values
 
+from check import check_op, check_values
 from fusewright._norm import ACTIVATIONS
 from fusewright._op import Op
 

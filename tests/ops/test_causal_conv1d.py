@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr,misc,list-item,call-overload,operator"
 from __future__ import annotations
 
 import itertools
@@ -5,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from check import check_op, check_values
 
 import fusewright
+from check import check_op, check_values
 from fusewright import ArgumentError
 from fusewright.ops.causal_conv1d import CAUSAL_CONV1D, causal_conv1d
 

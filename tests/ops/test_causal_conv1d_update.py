@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from check import assert_close, check_registration
 
 import fusewright
+from check import assert_close, check_registration
 from fusewright import ArgumentError, UnsupportedError
 from fusewright.ops.causal_conv1d_update import CAUSAL_CONV1D_UPDATE as OP
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from check import check_op, check_values
 
 import fusewright
+from check import check_op, check_values
 from fusewright import ArgumentError
 from fusewright.ops.causal_conv1d_varlen_states import CAUSAL_CONV1D_VARLEN_STATES as OP
 
@@ -44,7 +44,7 @@ def test_bad_input() -> None:
     with pytest.raises(ArgumentError, match="state_len is -1, must be >= 0"):
         call(x, bounds, -1)
     with pytest.raises(ArgumentError, match="state_len is 2.0"):
-        call(x, bounds, 2.0)  # type: ignore[arg-type]
+        call(x, bounds, 2.0)
     for wrong in ([0, 5, 3], [0, 99], [-1, 2]):
         with pytest.raises(RuntimeError, match=r"cu_seqlens\[\d\] is -?\d+, must be from"):
             call(x, torch.tensor(wrong), 3)

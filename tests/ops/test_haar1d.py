@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from haar_cases import HaarCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.haar1d import HAAR1D
+from haar_cases import HaarCases
 
 
 class TestHaar1d(HaarCases):
@@ -27,4 +27,4 @@ def test_bad_input() -> None:
     with pytest.raises(ArgumentError, match="x.dtype is torch.int64"):
         fusewright.haar1d(torch.ones((2, 3, 7)).long())
     with pytest.raises(ArgumentError, match="x is None"):
-        fusewright.haar1d(None)  # type: ignore[arg-type]
+        fusewright.haar1d(None)

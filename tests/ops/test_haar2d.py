@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from haar_cases import HaarCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.haar2d import HAAR2D
+from haar_cases import HaarCases
 
 
 class TestHaar2d(HaarCases):
@@ -27,4 +27,4 @@ def test_bad_input() -> None:
     with pytest.raises(ArgumentError, match="x.dtype is torch.int64"):
         fusewright.haar2d(torch.ones((2, 3, 5, 6)).long())
     with pytest.raises(ArgumentError, match="x is None"):
-        fusewright.haar2d(None)  # type: ignore[arg-type]
+        fusewright.haar2d(None)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from haar_cases import HaarCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.ihaar1d import IHAAR1D
+from haar_cases import HaarCases
 
 
 class TestIHaar1d(HaarCases):

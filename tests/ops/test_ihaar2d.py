@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from haar_cases import HaarCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.ihaar2d import IHAAR2D
+from haar_cases import HaarCases
 
 
 class TestIHaar2d(HaarCases):

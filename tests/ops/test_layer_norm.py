@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from norm_cases import BAD, NormCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.layer_norm import LAYER_NORM
+from norm_cases import BAD, NormCases
 
 
 class TestLayerNorm(NormCases):

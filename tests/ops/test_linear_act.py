@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from check import check_op, check_values
 
 import fusewright
+from check import check_op, check_values
 from fusewright import ArgumentError
 from fusewright.ops.linear_act import ACTIVATIONS, LINEAR_ACT
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from check import check_values
-from norm_cases import BAD, DTYPES, NormCases
 
 import fusewright
+from check import check_values
 from fusewright import ArgumentError
 from fusewright.ops.rms_norm import RMS_NORM
+from norm_cases import BAD, DTYPES, NormCases
 
 
 class TestRMSNorm(NormCases):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from wtconv_cases import WTConvCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.wtconv1d import WTCONV1D
+from wtconv_cases import WTConvCases
 
 
 class TestWTConv1d(WTConvCases):

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from wtconv_cases import WTConvCases
 
 import fusewright
 from fusewright import ArgumentError
 from fusewright.ops.wtconv2d import WTCONV2D
+from wtconv_cases import WTConvCases
 
 
 class TestWTConv2d(WTConvCases):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from check import check_op, check_values
 
+from check import check_op, check_values
 from fusewright._op import Op
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -171,7 +171,7 @@ class _Namespaces(TorchDispatchMode):
     """Notes the dispatcher namespaces of a call: those of our backends tell which one ran."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen: list[str] = []
 
     def __torch_dispatch__(

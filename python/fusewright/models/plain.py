@@ -1,7 +1,12 @@
-"""Plain PyTorch twins of the fused modules, with the same parameters: what they are measured
-against, and a way to see that a difference comes from a kernel."""
+"""Plain PyTorch twins of the fused modules, with the same parameters.
+
+They are what the fused ones are measured against, and a way to see that a difference comes from a
+kernel.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +22,8 @@ class PlainWTConv2d(WTConv2d):
         """As `WTConv2d`'s."""
         channels, pad = x.shape[1], self.wt_filter.shape[-1] // 2 - 1
         low, shapes, lows, highs = x, [], [], []
-        for convolution, scale in zip(self.wavelet_convs, self.wavelet_scale, strict=True):
+        levels: Any = zip(self.wavelet_convs, self.wavelet_scale, strict=True)
+        for convolution, scale in levels:
             shapes.append(low.shape)
             even = F.pad(low, (0, low.shape[3] % 2, 0, low.shape[2] % 2))
             bands = F.conv2d(even, self.wt_filter, stride=2, groups=channels, padding=pad)

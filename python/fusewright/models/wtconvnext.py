@@ -54,9 +54,9 @@ PLAIN = Layers(plain.PlainWTConv2d, nn.LayerNorm, plain.PlainLinearAct)
 def _norm2d(layers: Layers, channels: int) -> nn.Module:
     """Layer norm over the channels of (N, C, H, W)."""
 
-    class Norm2d(layers.layer_norm):  # type: ignore[name-defined,misc]
+    class Norm2d(layers.layer_norm):  # type: ignore[name-defined]
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     return Norm2d(channels, eps=_EPS)
 
@@ -87,7 +87,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) to the same."""
-        return self.fc2(self.fc1(x))  # type: ignore[no-any-return]
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Module):
@@ -105,7 +105,7 @@ class Block(nn.Module):
         """x (N, C, H, W) to the same."""
         y = self.norm(self.conv_dw(x).permute(0, 2, 3, 1))
         y = (self.mlp(y) * self.gamma).permute(0, 3, 1, 2)
-        return self.drop_path(y) + x  # type: ignore[no-any-return]
+        return self.drop_path(y) + x
 
 
 class Stage(nn.Module):
@@ -131,7 +131,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) to half the size and the stage's width."""
-        return self.blocks(self.downsample(x))  # type: ignore[no-any-return]
+        return self.blocks(self.downsample(x))
 
 
 class Head(nn.Module):
@@ -145,7 +145,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) to logits (N, classes)."""
-        return self.fc(self.drop(self.norm(x.mean((2, 3), keepdim=True)).flatten(1)))  # type: ignore[no-any-return]
+        return self.fc(self.drop(self.norm(x.mean((2, 3), keepdim=True)).flatten(1)))
 
 
 class WTConvNeXt(nn.Module):
@@ -183,7 +183,7 @@ class WTConvNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to logits (N, num_classes)."""
-        return self.head(self.stages(self.stem(x)))  # type: ignore[no-any-return]
+        return self.head(self.stages(self.stem(x)))
 
 
 def wtconvnext(variant: str = "tiny", *, fused: bool = True, **options: Any) -> WTConvNeXt:

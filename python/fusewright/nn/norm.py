@@ -33,7 +33,7 @@ class LayerNorm(nn.LayerNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            normalized_shape,  # type: ignore[arg-type]
+            normalized_shape,
             eps,
             elementwise_affine,
             bias,
@@ -88,7 +88,7 @@ class RMSNorm(nn.RMSNorm):
     ) -> None:
         self.weight_offset = weight_offset  # before torch's constructor, which resets the weight
         super().__init__(
-            normalized_shape,  # type: ignore[arg-type]
+            normalized_shape,
             eps,
             elementwise_affine,
             device=device,

@@ -34,7 +34,11 @@ class _Scale(nn.Module):
 
 class _WTConv(nn.Module):
     dims: int
-    conv: Callable[..., nn.Module]
+    conv: Callable[..., nn.Conv1d | nn.Conv2d]
+    base_conv: nn.Conv1d | nn.Conv2d
+    base_scale: _Scale
+    wt_filter: Tensor
+    iwt_filter: Tensor
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class _WTConv(nn.Module):
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         pixels, bands = (1,) * self.dims, 2**self.dims * in_channels
 
-        def depthwise(channels: int, bias: bool) -> nn.Module:
+        def depthwise(channels: int, bias: bool) -> nn.Conv1d | nn.Conv2d:
             return type(self).conv(
                 channels, channels, kernel_size, groups=channels, bias=bias, **options
             )
@@ -82,8 +86,8 @@ class _WTConv(nn.Module):
         # Constants that the reference keeps among its parameters; ours are part of its state_dict,
         # so that checkpoints go both ways.
         analysis, synthesis = _filters(wt_type, in_channels, self.dims)
-        for key, value in (("wt_filter", analysis), ("iwt_filter", synthesis)):
-            self.register_buffer(key, value.to(self.base_scale.weight))
+        for key, bank in (("wt_filter", analysis), ("iwt_filter", synthesis)):
+            self.register_buffer(key, bank.to(self.base_scale.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, ...) to the same shape, or a strided one; see `fusewright.wtconv2d`."""

@@ -51,8 +51,10 @@ def _reference(
 
 
 def _same(seq_idx: Tensor, lag: int) -> Tensor:
-    """Whether the token `lag` before each one belongs to its sequence; before the first token
-    stand the states of the first one's sequence."""
+    """Whether the token `lag` before each one belongs to its sequence.
+
+    Before the first token stand the states of the first one's sequence.
+    """
     before = torch.cat([seq_idx[:, :1].expand(-1, lag), seq_idx], 1)[:, : seq_idx.shape[1]]
     return (before == seq_idx) & (seq_idx >= 0)
 
@@ -218,7 +220,7 @@ def causal_conv1d(
         backend=backend,
     )
     if not wants_states:
-        return y  # type: ignore[no-any-return]
+        return y
     if final_states_out is not None:
         if final_states_out.shape != final_states.shape:
             must = f"be {tuple(final_states.shape)}"

@@ -87,4 +87,4 @@ def causal_conv1d_varlen_states(
 
     The interface is that of Dao-AILab/causal-conv1d; here it has a gradient.
     """
-    return CAUSAL_CONV1D_VARLEN_STATES(x, cu_seqlens, state_len, backend=backend)  # type: ignore[no-any-return]
+    return CAUSAL_CONV1D_VARLEN_STATES(x, cu_seqlens, state_len, backend=backend)

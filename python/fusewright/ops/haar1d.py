@@ -75,4 +75,4 @@ def haar1d(x: Tensor, *, backend: str | None = None) -> Tensor:
     """
     return HAAR1D(
         x, *(x.shape[2:] if isinstance(x, Tensor) and x.dim() == 3 else (0,)), backend=backend
-    )  # type: ignore[no-any-return]
+    )

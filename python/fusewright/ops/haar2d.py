@@ -55,7 +55,8 @@ HAAR2D = Op(
 def haar2d(x: Tensor, *, backend: str | None = None) -> Tensor:
     """One level of the Haar transform.
 
-    `LL = (a+b+c+d)/2, LH = (a+b-c-d)/2, HL = (a-b+c-d)/2, HH = (a-b-c+d)/2 of every block a b / c d`.
+    Of every block a b / c d:
+    `LL = (a+b+c+d)/2, LH = (a+b-c-d)/2, HL = (a-b+c-d)/2, HH = (a-b-c+d)/2`.
     Odd sizes are padded with a zero at the end. The transform is orthonormal: its gradient is its
     inverse.
 
@@ -75,4 +76,4 @@ def haar2d(x: Tensor, *, backend: str | None = None) -> Tensor:
     """
     return HAAR2D(
         x, *(x.shape[2:] if isinstance(x, Tensor) and x.dim() == 4 else (0, 0)), backend=backend
-    )  # type: ignore[no-any-return]
+    )

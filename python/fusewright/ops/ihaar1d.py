@@ -88,4 +88,4 @@ def ihaar1d(
     """
     half = coefficients.shape[-1] if coefficients.dim() == 3 else 0
     width = 2 * half if size is None else size
-    return IHAAR1D(coefficients, width, backend=backend)  # type: ignore[no-any-return]
+    return IHAAR1D(coefficients, width, backend=backend)

@@ -104,4 +104,4 @@ def ihaar2d(
     """
     half = coefficients.shape[2:] if coefficients.dim() == 4 else (0, 0)
     height, width = (2 * half[0], 2 * half[1]) if size is None else size
-    return IHAAR2D(coefficients, height, width, backend=backend)  # type: ignore[no-any-return]
+    return IHAAR2D(coefficients, height, width, backend=backend)

@@ -23,8 +23,8 @@ def _reference(
     if activation == "gelu_tanh":
         return F.gelu(pre, approximate="tanh")
     if activation in ("sigmoid", "tanh"):
-        return getattr(torch, activation)(pre)  # type: ignore[no-any-return]
-    return getattr(F, activation)(pre)  # type: ignore[no-any-return]
+        return getattr(torch, activation)(pre)
+    return getattr(F, activation)(pre)
 
 
 def _fake(
@@ -120,4 +120,4 @@ def linear_act(
         isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias)
     )
     name = "none" if activation is None else activation
-    return LINEAR_ACT(x, weight, bias, name, keep, backend=backend)  # type: ignore[no-any-return]
+    return LINEAR_ACT(x, weight, bias, name, keep, backend=backend)

@@ -60,13 +60,15 @@ def wtconv2d(
 
     Args:
         x: (N, C, H, W); fp64, fp32, bf16 or fp16; any strides.
-        base_weight: (C, 1, K, K), any K >= 1; of a floating-point type of its own, as all parameters.
+        base_weight: (C, 1, K, K), any K >= 1; of a floating-point type of its own, as all
+            parameters.
         base_bias: (C,) or None.
         base_scale: (1, C, 1, 1) or (C,).
         wavelet_weights: for every level (4C, 1, K, K); channel 4c+s filters band s of channel c,
             LL, LH (high along H), HL (high along W), HH. Any number of levels, also none.
         wavelet_scales: for every level (1, 4C, 1, 1) or (4C,).
-        stride: every `stride`-th row and column, ceil(H / stride) and ceil(W / stride) of them, as in the original.
+        stride: every `stride`-th row and column, ceil(H / stride) and ceil(W / stride) of them,
+            as in the original.
         wt_type: 'db1' or 'haar', which are fused, or any other discrete wavelet that PyWavelets
             names, which runs as plain PyTorch.
         backend: the backend to run on; None picks the default.

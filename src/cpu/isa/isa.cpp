@@ -1,10 +1,10 @@
 #include "cpu/isa/isa.h"
 
+#include <torch/headeronly/util/Exception.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <string>
-
-#include <torch/headeronly/util/Exception.h>
 
 namespace fusewright::cpu {
 namespace {
