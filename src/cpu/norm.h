@@ -156,24 +156,6 @@ struct Affine {
     }
 };
 
-// The row as `T` would hold it.
-template <class T, class A>
-void round_row(A* row, int64_t n, T* buffer) {
-    if constexpr (!std::is_same_v<T, A>) {
-        store_row(row, 1, n, buffer);
-        load_row(buffer, 1, n, row);
-    }
-}
-
-template <bool centred, class A>
-void normalise(A* row, int64_t n, const Moments<A>& m) {
-    for_lanes<A>(n, [&](int64_t i, auto lanes) {
-        Vec<A> v = load_lanes(row + i, lanes);
-        if (centred) v = (v - Vec<A>(m.mean)) - Vec<A>(m.rest);
-        store_lanes(row + i, v * Vec<A>(m.rstd), lanes);
-    });
-}
-
 struct NormOptions {
     int64_t norm_dims;
     double eps;

@@ -13,45 +13,44 @@ struct AffineSums {
     explicit AffineSums(int64_t columns) : weight(columns), bias(columns) {}
 };
 
-// The normalised row, from its saved moments.
-template <bool centred, class A>
-void normalise_again(A* row, int64_t n, A mean, A rstd) {
-    A rest = 0;
-    if (centred) {  // what the saved mean lost to rounding
-        rest = sum_lanes<A>(n,
-                            [&](int64_t i, auto lanes) {
-                                return only(load_lanes(row + i, lanes) - Vec<A>(mean), lanes);
-                            }) /
-               n;
-    }
-    normalise<centred>(row, n, Moments<A>{mean, rest, rstd});
-}
-
-// Turns `g`, the gradient of y, into that of x; adds to the sums.
-template <bool centred, Activation activation, class A>
-void row_backward(const A* normalised, const A* seen, A* g, int64_t n, A rstd,
+// Writes the gradient of x for one row of y's, into `g`; adds to the sums. `fetch_x` and `fetch_g`
+// give the rows of x and of the gradient of y as functions of (i, lanes); `round` is what the
+// forward did to a normalised vector before the weight.
+template <bool centred, Activation activation, class A, class X, class G, class Round>
+void row_backward(X&& fetch_x, G&& fetch_g, Round&& round, A* g, int64_t n, A saved_mean, A rstd,
                   const Affine<A>& affine, AffineSums<A>& sums) {
+    const Vec<A> mean(saved_mean), scale(rstd);
+    Vec<A> rest;  // what the saved mean lost to rounding
+    if (centred) {
+        rest = Vec<A>(
+            sum_lanes<A>(
+                n, [&](int64_t i, auto lanes) { return only(fetch_x(i, lanes) - mean, lanes); }) /
+            n);
+    }
+    const auto normalised = [&](int64_t i, auto lanes) {
+        const Vec<A> v = fetch_x(i, lanes);
+        return (centred ? (v - mean) - rest : v) * scale;
+    };
     Vec<A> slopes;
     const A first = sum_lanes<A>(n, [&](int64_t i, auto lanes) {
         const Vec<A> weight = load_lanes(&affine.weight[i], lanes);
-        const Vec<A> x = load_lanes(normalised + i, lanes), v = load_lanes(seen + i, lanes);
-        Vec<A> grad = load_lanes(g + i, lanes);
+        const Vec<A> x = normalised(i, lanes), v = round(x);
+        Vec<A> grad = fetch_g(i, lanes);
         if constexpr (activation != Activation::none) {
             grad *= activate_grad<activation>(fma(v, weight, load_lanes(&affine.bias[i], lanes)));
         }
-        store_lanes(&sums.weight[i], fma(grad, v, load_lanes(&sums.weight[i], lanes)), lanes);
+        store_lanes(&sums.weight[i], only(fma(grad, v, load_lanes(&sums.weight[i], lanes)), lanes),
+                    lanes);
         store_lanes(&sums.bias[i], load_lanes(&sums.bias[i], lanes) + grad, lanes);
         grad *= weight;
         store_lanes(g + i, grad, lanes);
-        slopes = fma(grad, x, slopes);
+        slopes += only(grad * x, lanes);
         return grad;
     });
-    const A second = slopes.sum();
-    const Vec<A> mean(centred ? first / n : A(0)), slope(second / n), scale(rstd);
+    const Vec<A> shift(centred ? first / n : A(0)), slope(slopes.sum() / n);
     for_lanes<A>(n, [&](int64_t i, auto lanes) {
-        const Vec<A> x = load_lanes(normalised + i, lanes);
         const Vec<A> grad = load_lanes(g + i, lanes);
-        store_lanes(g + i, ((grad - mean) - x * slope) * scale, lanes);
+        store_lanes(g + i, ((grad - shift) - normalised(i, lanes) * slope) * scale, lanes);
     });
 }
 
@@ -105,39 +104,49 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         const bool scattered = out && out->tensor.data_ptr() != dx.data_ptr();
         Tensor dense = scattered ? torch::stable::contiguous(dx) : dx;
         if (scattered) out.emplace(dense, o.norm_dims);
+        const bool same_type = dy && dy->tensor.scalar_type() == x.scalar_type();
         const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(64, in.rows / 8));
         std::vector<AffineSums<A>> sums(blocks, AffineSums<A>(n));
         const int64_t grain = std::max<int64_t>(1, kNormGrain / (in.rows / blocks * n + 1));
         with_common_activation(o.activation, [&](auto activation) {
             torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-                std::vector<A> normalised(n + 1), g(n + 1), rounded(round_first ? n + 1 : 0);
-                std::vector<T> narrow(round_first ? n + 1 : 0);
+                std::vector<A> row(n + 1), dy_row(n + 1), g(n + 1);
                 for (int64_t block = begin; block < end; ++block) {
                     const int64_t last = (block + 1) * in.rows / blocks;
                     for (int64_t r = block * in.rows / blocks; r < last; ++r) {
-                        load_row(in.tensor.const_data_ptr<T>() + in.offset(r), in.step, n,
-                                 normalised.data());
-                        const A scale = rstd.const_data_ptr<A>()[r];
-                        normalise_again<centred>(normalised.data(), n,
-                                                 centred ? mean.const_data_ptr<A>()[r] : A(0),
-                                                 scale);
-                        const A* seen = normalised.data();
-                        if (round_first) {
-                            rounded = normalised;
-                            round_row(rounded.data(), n, narrow.data());
-                            seen = rounded.data();
-                        }
-                        if (dy) {
-                            load_any(dy, r, g.data());
-                        } else {
-                            std::fill(g.begin(), g.end(), A(0));
-                        }
-                        row_backward<centred, activation>(normalised.data(), seen, g.data(), n,
-                                                          scale, affine, sums[block]);
+                        const T* x_row = in.tensor.const_data_ptr<T>() + in.offset(r);
+                        if (in.step != 1) load_row(x_row, in.step, n, row.data());
+                        const auto fetch_x = [&](int64_t i, auto lanes) {
+                            return in.step == 1 ? load_lanes(x_row + i, lanes)
+                                                : load_lanes(row.data() + i, lanes);
+                        };
+                        const T* direct =
+                            same_type && dy->step == 1
+                                ? dy->tensor.template const_data_ptr<T>() + dy->offset(r)
+                                : nullptr;
+                        if (dy && direct == nullptr) load_any(dy, r, dy_row.data());
+                        const auto fetch_g = [&](int64_t i, auto lanes) {
+                            return direct != nullptr ? load_lanes(direct + i, lanes)
+                                                     : load_lanes(dy_row.data() + i, lanes);
+                        };
+                        const auto round = [&](Vec<A> v) {
+                            if constexpr (!std::is_same_v<T, A>) {
+                                if (round_first) {
+                                    T narrow[Vec<A>::size];
+                                    store(narrow, v);
+                                    return load<A>(narrow);
+                                }
+                            }
+                            return v;
+                        };
+                        row_backward<centred, activation>(
+                            fetch_x, fetch_g, round, g.data(), n,
+                            centred ? mean.const_data_ptr<A>()[r] : A(0),
+                            rstd.const_data_ptr<A>()[r], affine, sums[block]);
                         if (!out) continue;
                         if (dtotal) {
-                            load_any(dtotal, r, normalised.data());
-                            for (int64_t i = 0; i < n; ++i) g[i] += normalised[i];
+                            load_any(dtotal, r, row.data());
+                            for (int64_t i = 0; i < n; ++i) g[i] += row[i];
                         }
                         store_row(g.data(), out->step, n,
                                   out->tensor.template mutable_data_ptr<T>() + out->offset(r));

@@ -72,60 +72,127 @@ std::vector<A> interleave_filters(const WTConvShape<dims>& s, const std::vector<
 
 // ---- one plane of a group of channels: pixels are vectors ----
 
+// At most a vector of elements that lie `step` apart.
+template <class T>
+Vec<acc_t<T>> load_run(const T* p, int64_t step, int n) {
+    using A = acc_t<T>;
+    if (step == 1) return n == Vec<A>::size ? load<A>(p) : load_partial<A>(p, n);
+    A values[Vec<A>::size] = {};
+    for (int i = 0; i < n; ++i) values[i] = to_acc(p[i * step]);
+    return load<A>(values);
+}
+
+template <class T>
+void store_run(T* p, Vec<acc_t<T>> v, int64_t step, int n) {
+    if (step == 1) {
+        n == v.size ? store(p, v) : store_partial(p, v, n);
+        return;
+    }
+    for (int i = 0; i < n; ++i) p[i * step] = from_acc<T>(v[i]);
+}
+
+// The lanes of `a` and `b` that a step of the transposition exchanges.
+template <class A, int half>
+struct Exchange {
+    using ints = native_t<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
+    static constexpr int size = Vec<A>::size;
+
+    static ints mask(bool second) {
+        ints m{};
+        for (int lane = 0; lane < size; ++lane) {
+            const bool upper = lane & half;
+            m[lane] =
+                second ? (upper ? size + lane : lane + half) : (upper ? size + lane - half : lane);
+        }
+        return m;
+    }
+};
+
+// Transposes a square block: blocks of half the size change places, then halves of those.
+template <class A, int half = Vec<A>::size / 2>
+void transpose(native_t<A>* rows) {
+    if constexpr (half > 0) {
+        const auto first = Exchange<A, half>::mask(false), second = Exchange<A, half>::mask(true);
+        for (int i = 0; i < Vec<A>::size; ++i) {
+            if (i & half) continue;
+            const native_t<A> a = rows[i], b = rows[i + half];
+            rows[i] = __builtin_shuffle(a, b, first);
+            rows[i + half] = __builtin_shuffle(a, b, second);
+        }
+        transpose<A, half / 2>(rows);
+    }
+}
+
+// Calls f(first pixel, pixels) for runs of at most a vector of pixels that are neighbours in
+// memory: along the whole plane where its rows follow each other, else along each row.
+template <int dims, class F>
+void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int lanes, F&& f) {
+    const bool dense = s.height[0] == 1 || stride.row == s.width[0] * stride.column;
+    const int64_t length = dense ? s.height[0] * s.width[0] : s.width[0];
+    for (int64_t row = 0; row < s.height[0] * s.width[0]; row += length) {
+        for (int64_t i = 0; i < length; i += lanes) {
+            f(row + i, static_cast<int>(std::min<int64_t>(lanes, length - i)));
+        }
+    }
+}
+
 // Reads a plane into its bordered buffer; the lanes past the last channel are zero.
 template <int dims, class A, class T>
 void load_plane(const WTConvShape<dims>& s, const T* x, const Strides<dims>& stride, int channels,
                 A* buffer) {
     constexpr int lanes = Vec<A>::size;
-    for (int64_t r = 0; r < s.height[0]; ++r) {
-        A* row = buffer + (s.origin(0) + r * s.pitch(0)) * lanes;
-        const T* in = x + r * stride.row;
-        if (stride.channel == 1 && channels > 1) {
-            for (int64_t c = 0; c < s.width[0]; ++c) {
-                store(row + c * lanes, load_partial<A>(in + c * stride.column, channels));
+    const int64_t width = s.width[0];
+    const auto pixel = [&](int64_t i) {
+        return buffer + (s.origin(0) + i / width * s.pitch(0) + i % width) * lanes;
+    };
+    if (stride.channel == 1 && channels > 1) {
+        for (int64_t r = 0; r < s.height[0]; ++r) {
+            A* to = pixel(r * width);
+            for (int64_t c = 0; c < width; ++c) {
+                store(to + c * lanes,
+                      load_partial<A>(x + r * stride.row + c * stride.column, channels));
             }
-            continue;
-        }
-        for (int lane = 0; lane < channels; ++lane) {
-            const T* line = in + lane * stride.channel;
-            for (int64_t c = 0; c < s.width[0]; c += lanes) {
-                const int n = static_cast<int>(std::min<int64_t>(lanes, s.width[0] - c));
-                A values[lanes];
-                if (stride.column == 1) {
-                    store(values, load_partial<A>(line + c, n));
-                } else {
-                    for (int i = 0; i < n; ++i) values[i] = to_acc(line[(c + i) * stride.column]);
-                }
-                for (int i = 0; i < n; ++i) row[(c + i) * lanes + lane] = values[i];
-            }
-        }
-    }
-}
-
-// Writes one row of pixels; the inverse of what `load_plane` does to a row.
-template <class A, class T>
-void store_row(const A* row, int64_t width, int channels, T* out, int64_t channel_stride,
-               int64_t column_stride) {
-    constexpr int lanes = Vec<A>::size;
-    if (channel_stride == 1 && channels > 1) {
-        for (int64_t c = 0; c < width; ++c) {
-            store_partial(out + c * column_stride, load<A>(row + c * lanes), channels);
         }
         return;
     }
-    for (int lane = 0; lane < channels; ++lane) {
-        T* line = out + lane * channel_stride;
-        for (int64_t c = 0; c < width; c += lanes) {
-            const int n = static_cast<int>(std::min<int64_t>(lanes, width - c));
-            A values[lanes] = {};
-            for (int i = 0; i < n; ++i) values[i] = row[(c + i) * lanes + lane];
-            if (column_stride == 1) {
-                store_partial(line + c, load<A>(values), n);
-            } else {
-                for (int i = 0; i < n; ++i) line[(c + i) * column_stride] = from_acc<T>(values[i]);
-            }
+    native_t<A> block[lanes] = {};
+    for_each_run(s, stride, lanes, [&](int64_t first, int n) {
+        const T* from = x + first / width * stride.row + first % width * stride.column;
+        for (int lane = 0; lane < channels; ++lane) {
+            block[lane] = load_run(from + lane * stride.channel, stride.column, n).v;
         }
+        for (int lane = channels; lane < lanes; ++lane) block[lane] = native_t<A>{};
+        transpose<A>(block);
+        int64_t row = first / width, column = first % width;
+        for (int i = 0; i < n; ++i) {
+            store(buffer + (s.origin(0) + row * s.pitch(0) + column) * lanes, Vec<A>(block[i]));
+            if (++column == width) column = 0, ++row;
+        }
+    });
+}
+
+// Writes a plane of pixels without borders; the inverse of `load_plane`.
+template <int dims, class A, class T>
+void store_plane(const WTConvShape<dims>& s, const A* pixels, int channels, T* y,
+                 const Strides<dims>& stride) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t width = s.width[0];
+    if (stride.channel == 1 && channels > 1) {
+        for (int64_t i = 0; i < s.height[0] * width; ++i) {
+            store_partial(y + i / width * stride.row + i % width * stride.column,
+                          load<A>(pixels + i * lanes), channels);
+        }
+        return;
     }
+    native_t<A> block[lanes] = {};
+    for_each_run(s, stride, lanes, [&](int64_t first, int n) {
+        for (int i = 0; i < n; ++i) block[i] = load<A>(pixels + (first + i) * lanes).v;
+        transpose<A>(block);
+        T* to = y + first / width * stride.row + first % width * stride.column;
+        for (int lane = 0; lane < channels; ++lane) {
+            store_run(to + lane * stride.channel, Vec<A>(block[lane]), stride.column, n);
+        }
+    });
 }
 
 // One level of the Haar transform. The border gives odd sizes their zeros.
@@ -281,11 +348,11 @@ struct Images {
     }
 };
 
-// From the filtered bands of the deepest level back to the image: calls `emit(row, pixels)` for
-// every row of base + reconstruction. `before` counts the taps left of the centre.
-template <int kWidth, int dims, class A, class Emit>
-void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
-                const A* bias, Images<dims, A>& images, Emit&& emit) {
+// From the filtered bands of the deepest level back to the image, base + reconstruction, whose
+// pixels it returns without borders. `before` counts the taps left of the centre.
+template <int kWidth, int dims, class A>
+const A* synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters,
+                    int64_t before, const A* bias, Images<dims, A>& images) {
     constexpr int lanes = Vec<A>::size;
     auto& [deeper, image, rows] = images;
     const int64_t taps = s.taps() * lanes;
@@ -328,14 +395,15 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
         std::swap(deeper, image);
     }
     for (int64_t r = 0; r < s.height[0]; ++r) {
-        filter(0, 0, r, filters, rows.data());
+        A* row = &image[r * s.width[0] * lanes];
+        filter(0, 0, r, filters, row);
         for (int64_t c = 0; c < s.width[0]; ++c) {
-            Vec<A> v = load<A>(&rows[c * lanes]) + load<A>(bias);
+            Vec<A> v = load<A>(row + c * lanes) + load<A>(bias);
             if (s.levels > 0) v += load<A>(&deeper[(r * s.width[0] + c) * lanes]);
-            store(&rows[c * lanes], v);
+            store(row + c * lanes, v);
         }
-        emit(r, rows.data());
     }
+    return image.data();
 }
 
 template <class F>
