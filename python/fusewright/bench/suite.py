@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def cases(
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # torch.compile looks up the functions it traces
     spec.loader.exec_module(module)
     chosen = [c for c in module.cases(device) if not dtypes or c.dtype in dtypes]
     if not quick:

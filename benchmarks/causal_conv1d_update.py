@@ -1,0 +1,55 @@
+"""One decoding step against a rolled state and a product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fusewright
+from fusewright.bench import Case
+
+WIDTH = 4
+
+
+def make(
+    batch: int, channels: int, dtype: torch.dtype
+) -> Callable[[torch.device], tuple[Tensor, ...]]:
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        return (
+            torch.randn(batch, channels, **options),
+            torch.randn(batch, channels, WIDTH - 1, **options),
+            torch.randn(channels, WIDTH, **options),
+            torch.randn(channels, **options),
+        )
+
+    return inputs
+
+
+def ours(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return fusewright.causal_conv1d_update(x, state.clone(), weight, bias, "silu")
+
+
+def eager(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    full = torch.cat([state.clone(), x.unsqueeze(-1)], -1)
+    return F.silu((full * weight).sum(-1) + bias)
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """Batches of decoding; both sides start from a copy of the state, so that calls repeat."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for batch, channels in ((1, 2048), (64, 2048)):
+            yield Case(
+                op="causal_conv1d_update",
+                shape=f"{batch}x{channels}",
+                dtype=dtype,
+                make=make(batch, channels, dtype),
+                ours=ours,
+                eager=eager,
+                bytes=batch * channels * dtype.itemsize * (2 + 2 * (WIDTH - 1)),
+                bytes_backward=None,
+            )

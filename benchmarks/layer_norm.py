@@ -1,0 +1,41 @@
+"""layer_norm with ReLU against its two calls in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fusewright
+from fusewright.bench import Case
+
+
+def make(
+    rows: int, columns: int, dtype: torch.dtype
+) -> Callable[[torch.device], tuple[Tensor, ...]]:
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        x = torch.randn(rows, columns, dtype=dtype, device=device, requires_grad=True)
+        parameters = torch.randn(2, columns, dtype=dtype, device=device)
+        weight, bias = (p.clone().requires_grad_() for p in parameters)
+        return x, weight, bias
+
+    return inputs
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """The shapes of transformers."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows, columns in ((4096, 1024), (4096, 4096)):
+            size = rows * columns * dtype.itemsize
+            yield Case(
+                op="layer_norm",
+                shape=f"{rows}x{columns} relu",
+                dtype=dtype,
+                make=make(rows, columns, dtype),
+                ours=lambda x, w, b: fusewright.layer_norm(x, w, b, activation="relu"),
+                eager=lambda x, w, b: F.relu(F.layer_norm(x, w.shape, w, b)),
+                bytes=2 * size,
+                bytes_backward=5 * size,
+            )

@@ -1,0 +1,86 @@
+"""wtconv1d against the published formulation, strided convolutions with wavelet filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fusewright
+from fusewright import _wavelets
+from fusewright.bench import Case
+from fusewright.ops.wtconv1d import WTCONV1D
+
+KERNEL = 5
+SHAPES: list[tuple[tuple[int, ...], int]] = [((8, 96, 3136), 5), ((8, 384, 196), 3)]
+
+
+def make(
+    shape: tuple[int, ...], levels: int, dtype: torch.dtype
+) -> Callable[[torch.device], tuple[Tensor, ...]]:
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        x, weight, bias, scale, weights, scales = WTCONV1D.sample(
+            shape, dtype=dtype, device=device, kernel=KERNEL, levels=levels
+        )
+        tensors = (x, weight, bias, scale, *weights, *scales)
+        return tuple(t.requires_grad_() for t in tensors)
+
+    return inputs
+
+
+def ours(levels: int, *tensors: Tensor) -> Tensor:
+    x, weight, bias, scale, *rest = tensors
+    return fusewright.wtconv1d(x, weight, bias, scale, rest[:levels], rest[levels:])
+
+
+def published(filters: tuple[Tensor, Tensor], levels: int, *tensors: Tensor) -> Tensor:
+    x, weight, bias, scale, *rest = tensors
+    channels = x.shape[1]
+    analysis, synthesis = (f.to(x) for f in filters)
+    low, shapes, lows, highs = x, [], [], []
+    for level in range(levels):
+        shapes.append(low.shape)
+        even = F.pad(low, [p for size in reversed(low.shape[2:]) for p in (0, size % 2)])
+        bands = F.conv1d(even, analysis, stride=2, groups=channels)
+        low = bands[:, ::2]
+        y = F.conv1d(bands, rest[level], padding="same", groups=bands.shape[1])
+        y = (y * rest[levels + level]).unflatten(1, (channels, 2))
+        lows.append(y[:, :, :1])
+        highs.append(y[:, :, 1:])
+    image: Tensor | None = None
+    for size, y_low, y_high in zip(reversed(shapes), reversed(lows), reversed(highs), strict=True):
+        deeper = y_low if image is None else y_low + image.unsqueeze(2)
+        bands = torch.cat([deeper, y_high], 2).flatten(1, 2)
+        image = F.conv_transpose1d(bands, synthesis, stride=2, groups=channels)
+        image = image[..., : size[2]]
+    base = F.conv1d(x, weight, bias, padding="same", groups=channels) * scale
+    return base if image is None else base + image
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """The stages of WTConvNeXt, and one large image."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape, levels in SHAPES:
+            pixels = 1
+            for size in shape:
+                pixels *= size
+            # two operations a tap, for the base and for the bands, of which there are as many as
+            # pixels at the first level, then a quarter (half) of that, and so on
+            share = sum(2**-level for level in range(levels))
+            flops = round(2 * KERNEL**1 * pixels * (1 + share))
+            filters = _wavelets.filter_banks("db1", shape[1], 1)
+            yield Case(
+                op="wtconv1d",
+                shape="x".join(map(str, shape)) + f" L{levels}",
+                dtype=dtype,
+                make=make(shape, levels, dtype),
+                ours=partial(ours, levels),
+                eager=partial(published, filters, levels),
+                bytes=2 * pixels * dtype.itemsize,
+                flops=flops,
+                bytes_backward=5 * pixels * dtype.itemsize,
+                flops_backward=3 * flops,
+            )
