@@ -39,7 +39,11 @@ foreach(target fusewright_cpu ${cpu_targets})
                                            -fopenmp-simd)
 endforeach()
 target_compile_definitions(fusewright_cpu PRIVATE FUSEWRIGHT_VERSION="${SKBUILD_PROJECT_VERSION}")
-target_link_options(fusewright_cpu PRIVATE $<$<NOT:$<PLATFORM_ID:Darwin>>:-Wl,--exclude-libs,ALL>)
+# Nothing else is visible: an inline function compiled for AVX must not serve another library.
+if(NOT APPLE)
+  file(WRITE ${cpu_generated}/exports.map "{ global: fusewright_build_info; local: *; };\n")
+  target_link_options(fusewright_cpu PRIVATE -Wl,--version-script=${cpu_generated}/exports.map)
+endif()
 set_target_properties(fusewright_cpu PROPERTIES LIBRARY_OUTPUT_DIRECTORY
                                                 $<$<NOT:$<BOOL:${SKBUILD}>>:${FUSEWRIGHT_LIBRARY_DIR}>)
 if(SKBUILD)

@@ -25,8 +25,9 @@ class KernelLibrary:
     @property
     def path(self) -> Path:
         prefix = "" if sys.platform == "win32" else "lib"
-        folder = Path(str(resources.files(self.package))) / "lib"
-        return folder / f"{prefix}{self.name}{_SUFFIX}"
+        # of an editable install, `files` is several folders until a file is named
+        file = resources.files(self.package).joinpath("lib", f"{prefix}{self.name}{_SUFFIX}")
+        return Path(str(file))
 
     def load(self) -> str:
         """Load the library into the process and return its path."""
