@@ -126,10 +126,12 @@ void transpose(native_t<A>* rows) {
 // Calls f(first pixel, pixels) for runs of at most a vector of pixels that are neighbours in
 // memory: along the whole plane where its rows follow each other, else along each row.
 template <int dims, class F>
-void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int lanes, F&& f) {
-    const bool dense = s.height[0] == 1 || stride.row == s.width[0] * stride.column;
-    const int64_t length = dense ? s.height[0] * s.width[0] : s.width[0];
-    for (int64_t row = 0; row < s.height[0] * s.width[0]; row += length) {
+void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int lanes,
+                  int64_t first_row, int64_t rows, F&& f) {
+    const int64_t begin = first_row * s.width[0], end = begin + rows * s.width[0];
+    const bool dense = rows == 1 || stride.row == s.width[0] * stride.column;
+    const int64_t length = dense ? end - begin : s.width[0];
+    for (int64_t row = begin; row < end; row += length) {
         for (int64_t i = 0; i < length; i += lanes) {
             f(row + i, static_cast<int>(std::min<int64_t>(lanes, length - i)));
         }
@@ -156,7 +158,7 @@ void load_plane(const WTConvShape<dims>& s, const T* x, const Strides<dims>& str
         return;
     }
     native_t<A> block[lanes] = {};
-    for_each_run(s, stride, lanes, [&](int64_t first, int n) {
+    for_each_run(s, stride, lanes, 0, s.height[0], [&](int64_t first, int n) {
         const T* from = x + first / width * stride.row + first % width * stride.column;
         for (int lane = 0; lane < channels; ++lane) {
             block[lane] = load_run(from + lane * stride.channel, stride.column, n).v;
@@ -171,22 +173,23 @@ void load_plane(const WTConvShape<dims>& s, const T* x, const Strides<dims>& str
     });
 }
 
-// Writes a plane of pixels without borders; the inverse of `load_plane`.
+// Writes rows of pixels without borders; the inverse of `load_plane`.
 template <int dims, class A, class T>
-void store_plane(const WTConvShape<dims>& s, const A* pixels, int channels, T* y,
-                 const Strides<dims>& stride) {
+void store_rows(const WTConvShape<dims>& s, int64_t first_row, int64_t rows, const A* pixels,
+                int channels, T* y, const Strides<dims>& stride) {
     constexpr int lanes = Vec<A>::size;
     const int64_t width = s.width[0];
     if (stride.channel == 1 && channels > 1) {
-        for (int64_t i = 0; i < s.height[0] * width; ++i) {
-            store_partial(y + i / width * stride.row + i % width * stride.column,
+        for (int64_t i = 0; i < rows * width; ++i) {
+            store_partial(y + (first_row + i / width) * stride.row + i % width * stride.column,
                           load<A>(pixels + i * lanes), channels);
         }
         return;
     }
     native_t<A> block[lanes] = {};
-    for_each_run(s, stride, lanes, [&](int64_t first, int n) {
-        for (int i = 0; i < n; ++i) block[i] = load<A>(pixels + (first + i) * lanes).v;
+    const A* origin = pixels - first_row * width * lanes;
+    for_each_run(s, stride, lanes, first_row, rows, [&](int64_t first, int n) {
+        for (int i = 0; i < n; ++i) block[i] = load<A>(origin + (first + i) * lanes).v;
         transpose<A>(block);
         T* to = y + first / width * stride.row + first % width * stride.column;
         for (int lane = 0; lane < channels; ++lane) {
@@ -348,11 +351,12 @@ struct Images {
     }
 };
 
-// From the filtered bands of the deepest level back to the image, base + reconstruction, whose
-// pixels it returns without borders. `before` counts the taps left of the centre.
-template <int kWidth, int dims, class A>
-const A* synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters,
-                    int64_t before, const A* bias, Images<dims, A>& images) {
+// From the filtered bands of the deepest level back to the image, base + reconstruction: calls
+// emit(first row, rows, pixels), few rows at a time, so that they are still in the cache when they
+// are stored. `before` counts the taps left of the centre.
+template <int kWidth, int dims, class A, class Emit>
+void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
+                const A* bias, Images<dims, A>& images, Emit&& emit) {
     constexpr int lanes = Vec<A>::size;
     auto& [deeper, image, rows] = images;
     const int64_t taps = s.taps() * lanes;
@@ -394,16 +398,20 @@ const A* synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* fi
         }
         std::swap(deeper, image);
     }
-    for (int64_t r = 0; r < s.height[0]; ++r) {
-        A* row = &image[r * s.width[0] * lanes];
-        filter(0, 0, r, filters, row);
-        for (int64_t c = 0; c < s.width[0]; ++c) {
-            Vec<A> v = load<A>(row + c * lanes) + load<A>(bias);
-            if (s.levels > 0) v += load<A>(&deeper[(r * s.width[0] + c) * lanes]);
-            store(row + c * lanes, v);
+    const int64_t width = s.width[0], chunk = std::max<int64_t>(1, 256 / width);
+    for (int64_t first = 0; first < s.height[0]; first += chunk) {
+        const int64_t count = std::min(chunk, s.height[0] - first);
+        for (int64_t r = 0; r < count; ++r) {
+            A* row = &image[r * width * lanes];
+            filter(0, 0, first + r, filters, row);
+            for (int64_t c = 0; c < width; ++c) {
+                Vec<A> v = load<A>(row + c * lanes) + load<A>(bias);
+                if (s.levels > 0) v += load<A>(&deeper[((first + r) * width + c) * lanes]);
+                store(row + c * lanes, v);
+            }
         }
+        emit(first, count, image.data());
     }
-    return image.data();
 }
 
 template <class F>

@@ -117,12 +117,12 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
                                          pyramid.band(0));
                         pyramid.transform();
                         T* to = y.mutable_data_ptr<T>() + out.plane(b, channel);
-                        store_plane(
-                            s,
-                            synthesize<kernel>(s, pyramid,
-                                               &filters[group * s.filters() * s.taps() * lanes],
-                                               (s.kernel - 1) / 2, bias, images),
-                            n, to, out);
+                        synthesize<kernel>(s, pyramid,
+                                           &filters[group * s.filters() * s.taps() * lanes],
+                                           (s.kernel - 1) / 2, bias, images,
+                                           [&](int64_t first_row, int64_t rows, const A* pixels) {
+                                               store_rows(s, first_row, rows, pixels, n, to, out);
+                                           });
                     }
                 };
             });
@@ -263,12 +263,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
                             // The transform is orthonormal: the gradient of x is the same
                             // convolution with the filters flipped.
                             T* to = dx.mutable_data_ptr<T>() + out.plane(b, channel);
-                            store_plane(
-                                s,
-                                synthesize<kernel>(
-                                    s, of_grad, &flipped[group * s.filters() * taps * lanes],
-                                    s.kernel - 1 - (s.kernel - 1) / 2, no_bias, images),
-                                n, to, out);
+                            synthesize<kernel>(
+                                s, of_grad, &flipped[group * s.filters() * taps * lanes],
+                                s.kernel - 1 - (s.kernel - 1) / 2, no_bias, images,
+                                [&](int64_t first_row, int64_t rows, const A* pixels) {
+                                    store_rows(s, first_row, rows, pixels, n, to, out);
+                                });
                         }
                     };
                 });
