@@ -103,7 +103,7 @@ def bench(
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 150,
     seed: Annotated[int, typer.Option(help="Of weights and data order.")] = 0,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("fusewright-demo.png"),
 ) -> None:
