@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from importlib import resources
 from pathlib import Path
@@ -26,8 +27,8 @@ class KernelLibrary:
     def path(self) -> Path:
         prefix = "" if sys.platform == "win32" else "lib"
         # of an editable install, `files` is several folders until a file is named
-        file = resources.files(self.package).joinpath("lib", f"{prefix}{self.name}{_SUFFIX}")
-        return Path(str(file))
+        folder = resources.files(self.package).joinpath("lib")
+        return Path(str(folder.joinpath(f"{prefix}{self.name}{_SUFFIX}")))
 
     def load(self) -> str:
         """Load the library into the process and return its path."""
@@ -38,11 +39,14 @@ class KernelLibrary:
             raise BackendLoadError(
                 f"{self.path} needs torch >= {_FLOOR[0]}.{_FLOOR[1]}, this is {torch.__version__}"
             )
+        if _truncated(self.path):
+            raise BackendLoadError(f"{self.path} is incomplete: install it again")
         try:
             torch.ops.load_library(str(self.path))
         except OSError as error:
+            reason = error.__cause__ or error  # torch's own text does not tell
             raise BackendLoadError(
-                f"{self.path} did not load under torch {torch.__version__}: {error}"
+                f"{self.path} did not load under torch {torch.__version__}: {reason}"
             ) from error
         return str(self.path)
 
@@ -52,3 +56,19 @@ class KernelLibrary:
         info.restype = ctypes.c_char_p
         lines = info().decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+
+def _truncated(path: Path) -> bool:
+    """Whether a 64-bit ELF file ends before its section table, which comes last.
+
+    The loader would map what is missing and end the process with a bus error.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head.startswith(b"\x7fELF"):
+        return not head
+    if len(head) < 64:
+        return True
+    (table,) = struct.unpack_from("<Q", head, 0x28)
+    entry, count = struct.unpack_from("<HH", head, 0x3A)
+    return path.stat().st_size < table + entry * count
