@@ -6,6 +6,7 @@ the order of its schema, as `Op.sample` makes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,13 +81,21 @@ def check_values(op: Op, args: Sequence[Any], backend: str, gradients: bool = Tr
 def _run(
     op: Op, function: Callable[..., Any], args: Sequence[Any], gradients: bool
 ) -> list[tuple[str, Tensor]]:
-    """The named outputs, then the named gradients for cotangents that depend on shapes alone."""
+    """The named outputs and arguments written to, then the named gradients.
+
+    The cotangents depend on shapes alone.
+    """
     leaves = map_tensors(lambda t: t.detach().requires_grad_(gradients), args)
+    written = re.findall(r"Tensor\(\w!\) (\w+)", op.forward)
+    for name in written:  # the arguments stay as they were
+        place = op.signature.names.index(name)
+        leaves[place] = leaves[place].clone()
     outputs = [
         (name, out)
         for name, out in zip(op.outputs, as_tuple(function(*leaves)), strict=True)
         if out is not None and not (out.ndim == 1 and out.numel() == 0)
     ]
+    outputs += [(name, leaves[op.signature.names.index(name)]) for name in written]
     if not gradients:
         return outputs
     with_grad = [out for _, out in outputs if out.requires_grad]

@@ -17,7 +17,7 @@ from fresh import python
 from fusewright import backends
 
 TESTS = Path(__file__).parent
-NAMES = ["baseline", "avx2", "avx512"] if platform.machine() == "x86_64" else ["baseline"]
+NAMES = ["baseline", "avx2"] if platform.machine() == "x86_64" else ["baseline"]
 
 VALUES = """
 import sys
@@ -30,7 +30,7 @@ torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
 LONGER = {{"causal_conv1d_varlen_states": {{"lengths": (50, 3, 0, 41), "channels": 77}}}}
 for name, op in ops.load_all().items():
     batch, *rest = op.sample()[0].shape
-    longer = LONGER.get(name, {{"shape": (batch, *[5 * size + 2 for size in rest])}})
+    longer = LONGER.get(name, {{"shape": (batch, *[3 * size + 2 for size in rest])}})
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for options in ({{}}, longer):
             check_values(op, op.sample(dtype=dtype, **options), "cpu")
@@ -41,13 +41,15 @@ print(backends.installed()["cpu"].describe()["isa"])
 @pytest.mark.parametrize("wanted", NAMES)
 def test_values(wanted: str) -> None:
     """Forward and backward of every operator against the reference."""
-    used = python(VALUES.format(tests=str(TESTS)), FUSEWRIGHT_CPU_ISA=wanted)
+    code = VALUES.format(tests=str(TESTS))
+    used = python(code, FUSEWRIGHT_CPU_ISA=wanted, OMP_NUM_THREADS="1")
     newest = backends.installed()["cpu"].describe()["isa"]
-    assert used == min(wanted, newest, key=NAMES.index)
+    assert used == ("baseline" if newest == "baseline" else wanted)
 
 
 # What an old machine executes.
 
+# Functions of an object that is not stripped, and the calls and AVX instructions in their text.
 FUNCTION = re.compile(r"^([0-9a-f]+) <(.+)>:$", re.M)
 CALLED = re.compile(r"\t(?:call|jmp) +([0-9a-f]+) <[^>+]+>")
 AVX = re.compile(r"\t(?:v[a-z0-9]+ .*|.*%[yz]mm.*)$", re.M)  # and no other mnemonic begins with v
@@ -73,6 +75,7 @@ def test_baseline_holds_nothing_newer() -> None:
     names = {address.lstrip("0"): name for address, name in names.items()}
     found = [a for a, name in names.items() if ROOT.search(name) and not NEWER.search(name)]
     assert sum("8baseline" in names[a] for a in found) > 100, "the library has no symbols"
+    assert any(AVX.search(bodies[a]) for a, name in names.items() if "4avx2" in name)
     seen = set(found)
     while found:
         address = found.pop()

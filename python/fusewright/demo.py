@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,8 @@ def train(
     torch.manual_seed(seed)
     model = wtconvnext("pico", fused=fused, num_classes=10, in_chans=1)
     with torch.no_grad():
-        for block in (block for stage in model.stages for block in stage.blocks):
+        blocks: Any = (block for stage in model.stages for block in stage.blocks)
+        for block in blocks:
             block.gamma.fill_(0.1)  # the published 1e-6 is for runs of many thousand steps
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
