@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusewright._autograd import as_tuple
+from fusewright._derivative import as_tuple
 from fusewright._op import Op
 from fusewright._schema import tensors_of
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from fusewright import _autograd, backends
+from fusewright import _autograd, _registration, backends
 from fusewright._schema import Signature, tensors_of
 from fusewright.backends import REFERENCE, Backend
 from fusewright.backends.explain import Inquiry
@@ -84,7 +85,10 @@ class Op:
         )
         self.kernels: dict[str, Kernels] = {}
         self._order: dict[str, list[str]] = {}  # device type -> backends, best first
+        self._single = len(self.outputs) == 1
         self._warned: set[str] = set()
+        # argument types that passed the check -> where the tensors are
+        self._accepted: dict[tuple[type, ...], tuple[int, ...]] = {}
         for backend in backends.installed().values():
             if backend.name in self.supports and backend.error is None:
                 self._attach(backend)
@@ -92,12 +96,14 @@ class Op:
 
     def __call__(self, *args: Any, backend: str | None = None) -> Any:
         """Run on the chosen backend; arguments in the order of the schema, none left out."""
-        device = self._validate(args)
+        device, requires_grad = self._inspect(args)
+        if self.check is not None:
+            self.check(*args)
         if self.autocast is not None and torch.is_autocast_enabled(device):
             args = _cast(args, torch.get_autocast_dtype(device))
         chosen = self._choose(device, args, backend)
-        needs_grad = torch.is_grad_enabled() and _any_requires_grad(args)
-        if needs_grad and self.backward_signature is None:
+        needs_grad = requires_grad and torch.is_grad_enabled()
+        if needs_grad and self.functions is None:
             raise UnsupportedError(
                 f"[{self.name}] has no gradient: call it under torch.no_grad(), "
                 "or detach its arguments"
@@ -106,29 +112,13 @@ class Op:
             return self.reference(*args)
         if self.functions is not None and torch._C._are_functorch_transforms_active():
             returns = self._apply(self.functions.functorch, chosen, args)
-        elif self.functions is not None and needs_grad:
+        elif needs_grad:
             returns = self._apply(self.functions.eager, chosen, args)
         else:
             returns = self.kernels[chosen].forward(*args)
         if isinstance(returns, Tensor):
             return returns
-        return returns[0] if len(self.outputs) == 1 else returns[: len(self.outputs)]
-
-    def run_plain(
-        self, function: Callable[..., Any], args: Sequence[Any], backend: str | None, reason: str
-    ) -> Any:
-        """Run a variant that no backend has kernels for, `function` in plain PyTorch.
-
-        Checks, `explain` and a forced backend work as for the operator itself.
-        """
-        self._validate(args)
-        forced: Any = backend if backend is not None else backends.override.name
-        if isinstance(forced, Inquiry):
-            raise forced.plain(self, reason)
-        if forced not in (None, REFERENCE):
-            backends.check_name(forced)
-            raise UnsupportedError(f"[{self.name}] backend {forced!r}: {reason}")
-        return function(*args)
+        return returns[0] if self._single else returns[: len(self.outputs)]
 
     def reasons(self, device: str, args: Sequence[Any]) -> dict[str, Reason]:
         """For every installed backend, None if it could serve this call, else why not."""
@@ -137,7 +127,9 @@ class Op:
     def default(self, device: str, args: Sequence[Any]) -> str:
         """The backend that runs when nobody asked for one."""
         for name in self._order.get(device, ()):
-            if self.supports[name](*args) is None and self.avoided(name, args) is None:
+            if self.supports[name](*args) is None and (
+                name not in self.avoid or self.avoid[name](*args) is None
+            ):
                 return name
         return REFERENCE
 
@@ -190,25 +182,48 @@ class Op:
         self._warned.add(device)
         warnings.warn(text, RuntimeWarning, stacklevel=4)
 
-    def _validate(self, args: Sequence[Any]) -> str:
-        """Check types and devices, then what the operator itself demands; give the device type."""
-        if len(args) != len(self.signature.arguments):
-            raise TypeError(f"[{self.name}] takes {self.signature.text}, got {len(args)} arguments")
-        device: torch.device | None = None
-        for argument, value in zip(self.signature.arguments, args, strict=True):
+    def _inspect(self, args: Sequence[Any]) -> tuple[str, bool]:
+        """Check types and devices; give the type of the device, and whether any requires a grad.
+
+        Every call pays for this, so it is written for speed.
+        """
+        values = self.signature.with_items(args)
+        if is_compiling():  # a trace would guard on the memo
+            places = self._check_types(args, values)
+        else:
+            types = tuple(map(type, values))
+            places = self._accepted.get(types)  # type: ignore[assignment]
+            if places is None:
+                places = self._accepted[types] = self._check_types(args, values)
+        first = args[0]
+        on_cpu, requires_grad = first.is_cpu, False
+        for i in places:
+            tensor = values[i]
+            # is_cpu is a third of the cost of comparing devices
+            if tensor.is_cpu is not on_cpu or not (on_cpu or tensor.device == first.device):
+                self._fail_on_device(args)
+            if tensor.requires_grad:
+                requires_grad = True
+        return "cpu" if on_cpu else first.device.type, requires_grad
+
+    def _check_types(self, args: Sequence[Any], values: Sequence[Any]) -> tuple[int, ...]:
+        """Raise unless every value fits its argument; give the places of tensors in `values`."""
+        signature = self.signature
+        if len(args) != len(signature.arguments):
+            raise TypeError(f"[{self.name}] takes {signature.text}, got {len(args)} arguments")
+        for argument, value in zip(signature.arguments, args, strict=True):
             if not argument.accepts(value):
                 fail(self.name, argument.name, _describe(value), f"be {argument.type}")
-            if not argument.is_tensor or value is None:
-                continue
+        return tuple(i for i, value in enumerate(values) if isinstance(value, Tensor))
+
+    def _fail_on_device(self, args: Sequence[Any]) -> NoReturn:
+        first = self.signature.names[0]
+        for name, value in zip(self.signature.names, args, strict=True):
             for tensor in tensors_of(value):
-                if device is None:
-                    device = tensor.device
-                elif tensor.device != device:
-                    fail(self.name, f"{argument.name}.device", tensor.device, f"be {device} as x")
-        assert device is not None, "the first argument of every operator is a tensor"
-        if self.check is not None:
-            self.check(*args)
-        return device.type
+                if tensor.device != args[0].device:
+                    must = f"be {args[0].device} as {first}"
+                    fail(self.name, f"{name}.device", tensor.device, must)
+        raise AssertionError("all tensors are on one device")
 
     def _apply(self, function: Any, backend: str, args: Sequence[Any]) -> Any:
         lengths, flat = self.signature.flatten(args)
@@ -219,7 +234,7 @@ class Op:
         forward = self._define(backend, self.signature, self.fake)
         backward = None
         if self.backward_signature is not None:
-            fake = self.fake_backward or _autograd.default_fake_backward(self)
+            fake = self.fake_backward or _registration.default_fake_backward(self)
             backward = self._define(backend, self.backward_signature, fake)
         if forward is None or (self.backward_signature is not None and backward is None):
             return
@@ -237,13 +252,9 @@ class Op:
         overload = getattr(getattr(torch.ops, backend.namespace), name).default
         torch.library.register_fake(overload, fake, lib=backend.library)
         if not signature.mutable:
-            rule = _autograd.loop_vmap_rule(overload)
+            rule = _registration.loop_vmap_rule(overload)
             torch.library.register_vmap(overload, rule, lib=backend.library)
         return overload
-
-
-def _any_requires_grad(args: Sequence[Any]) -> bool:
-    return any(t.requires_grad for value in args for t in tensors_of(value))
 
 
 def _cast(args: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:

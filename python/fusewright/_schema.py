@@ -59,7 +59,15 @@ class Signature:
         self.names = tuple(a.name for a in self.arguments)
         self.returns = tuple(Argument(r.name, _type_text(r)) for r in parsed.returns)
         self.mutable = parsed.is_mutable
-        self.has_lists = any(a.is_list for a in self.arguments)
+        self.list_places = tuple(i for i, a in enumerate(self.arguments) if a.is_list)
+        self.has_lists = bool(self.list_places)
+
+    def with_items(self, args: Sequence[Any]) -> Sequence[Any]:
+        """The arguments, and behind them what is in the lists."""
+        if not self.has_lists:
+            return args
+        lists = [args[i] for i in self.list_places if i < len(args)]
+        return [*args, *(t for v in lists if isinstance(v, (list, tuple)) for t in v)]
 
     def flatten(self, args: Sequence[Any]) -> tuple[tuple[int, ...], Sequence[Any]]:
         """The lengths of the tensor lists, and the arguments with those lists spread out."""
@@ -74,10 +82,10 @@ class Signature:
                 flat.append(value)
         return tuple(lengths), flat
 
-    def unflatten(self, lengths: Sequence[int], flat: Sequence[Any]) -> list[Any]:
+    def unflatten(self, lengths: Sequence[int], flat: Sequence[Any]) -> Sequence[Any]:
         """The inverse of `flatten`."""
         if not self.has_lists:
-            return list(flat)
+            return flat
         sizes, rest = iter(lengths), iter(flat)
         return [
             [next(rest) for _ in range(next(sizes))] if a.is_list else next(rest)

@@ -37,7 +37,7 @@ struct Problem {
 
 template <class A>
 void find_taps(const Tensor& seq_idx, Problem<A>& p) {
-    const Tensor dense = torch::stable::contiguous(seq_idx);
+    const Tensor dense = as_contiguous(seq_idx);
     const bool wide = dense.scalar_type() == torch::headeronly::ScalarType::Long;
     const auto id = [&](int64_t b, int64_t t) -> int64_t {
         const int64_t i = b * p.length + (t < 0 ? 0 : t);
@@ -517,20 +517,20 @@ bool has_layout(const Tensor& t, Layout layout) {
 // `t` itself if it has the layout, else a copy with the strides of `like`.
 Tensor in_layout(const Tensor& t, Layout layout, const Tensor& like) {
     if (has_layout(t, layout)) return t;
-    Tensor copy = torch::stable::empty_like(like);
+    Tensor copy = fresh_like(like);
     torch::stable::copy_(copy, t);
     return copy;
 }
 
 Tensor zeros_like(const Tensor& t) {
-    Tensor zeros = torch::stable::empty_like(t);
+    Tensor zeros = fresh_like(t);
     return torch::stable::zero_(zeros);
 }
 
 template <class A, class T>
 Tensor final_states_of(const Problem<A>& p, const Tensor& x) {
     const int64_t history = p.width - 1;
-    Tensor result = torch::stable::new_empty(x, {p.batch, p.channels, history});
+    Tensor result = fresh(x, {p.batch, p.channels, history});
     T* out = result.mutable_data_ptr<T>();
     const T* in = x.const_data_ptr<T>();
     for (int64_t b = 0; b < p.batch; ++b) {
@@ -564,7 +564,7 @@ std::tuple<Tensor, Tensor> k::causal_conv1d(const Tensor& x, const Tensor& weigh
         const Problem<A> p = problem_of<A>(x, weight, bias, seq_idx, initial_states, silu);
         Tensor y = fresh_like(x);
         const auto layout = layout_of(y);
-        Tensor dense = layout ? y : torch::stable::new_empty(x, {p.batch, p.channels, p.length});
+        Tensor dense = layout ? y : fresh(x, {p.batch, p.channels, p.length});
         const Tensor in = in_layout(x, layout.value_or(Layout::rows), dense);
         if (layout.value_or(Layout::rows) == Layout::rows) {
             forward_rows<A, T>(p, in, dense);
@@ -593,7 +593,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> k::causal_conv1d_backward(
                  kOp, "grad_final_states must be (batch, channels, width - 1)");
         Tensor dx = fresh_like(x);
         const auto layout = layout_of(dx);
-        Tensor dense = layout ? dx : torch::stable::new_empty(x, {p.batch, p.channels, p.length});
+        Tensor dense = layout ? dx : fresh(x, {p.batch, p.channels, p.length});
         const Layout chosen = layout.value_or(Layout::rows);
         const Tensor in = in_layout(x, chosen, dense);
         const Tensor grad = present(grad_y) ? in_layout(*grad_y, chosen, dense) : zeros_like(dense);
@@ -636,9 +636,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> k::causal_conv1d_backward(
         }
         const auto result = [&](int bit, const std::optional<Tensor>& like, const auto& values) {
             if (!(needs >> bit & 1) || !present(like)) return none_like(x);
-            Tensor dense_result = torch::stable::contiguous(torch::stable::empty_like(*like));
+            Tensor dense_result = as_contiguous(fresh_like(*like));
             write_acc(dense_result, values.data(), kOp);
-            Tensor strided = torch::stable::empty_like(*like);
+            Tensor strided = fresh_like(*like);
             torch::stable::copy_(strided, dense_result);
             return strided;
         };

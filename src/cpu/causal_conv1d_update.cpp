@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/activation.h"
+#include "cpu/alloc.h"
 #include "cpu/tensor.h"
 #include "prototypes.h"
 
@@ -16,7 +17,7 @@ constexpr const char* kOp = "causal_conv1d_update";
 std::vector<int64_t> integers(const std::optional<Tensor>& t, int64_t n, const char* name) {
     if (!present(t)) return {};
     FW_CHECK(t->numel() == n, kOp, name, " must have ", n, " elements");
-    const Tensor dense = torch::stable::contiguous(*t);
+    const Tensor dense = as_contiguous(*t);
     std::vector<int64_t> values(n);
     const bool wide = dense.scalar_type() == torch::headeronly::ScalarType::Long;
     for (int64_t i = 0; i < n; ++i) {
@@ -54,7 +55,7 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const 
     for (const int64_t index : indices) {
         FW_CHECK(index < states, kOp, "conv_state_indices has ", index, ", must be below ", states);
     }
-    Tensor y = torch::stable::empty_like(x);
+    Tensor y = fresh_like(x);
     with_dtype(x.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = acc_t<T>;

@@ -12,7 +12,7 @@ namespace {
 constexpr const char* kOp = "causal_conv1d_varlen_states";
 
 std::vector<int64_t> bounds_of(const Tensor& cu_seqlens, int64_t total) {
-    const Tensor dense = torch::stable::contiguous(cu_seqlens);
+    const Tensor dense = as_contiguous(cu_seqlens);
     const bool wide = dense.scalar_type() == torch::headeronly::ScalarType::Long;
     std::vector<int64_t> bounds(dense.numel());
     FW_CHECK(!bounds.empty(), kOp,
@@ -51,8 +51,7 @@ Tensor k::causal_conv1d_varlen_states(const Tensor& x, const Tensor& cu_seqlens,
     FW_CHECK(x.dim() == 2 && state_len >= 0, kOp, "x must be (total, channels)");
     const std::vector<int64_t> bounds = bounds_of(cu_seqlens, x.size(0));
     const int64_t channels = x.size(1);
-    Tensor y = zeros(torch::stable::new_empty(
-        x, {static_cast<int64_t>(bounds.size()) - 1, channels, state_len}));
+    Tensor y = zeros(fresh(x, {static_cast<int64_t>(bounds.size()) - 1, channels, state_len}));
     fusewright::with_dtype(x.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         const T* in = x.const_data_ptr<T>();
@@ -74,8 +73,8 @@ Tensor k::causal_conv1d_varlen_states_backward(const Tensor& grad_y, const Tenso
     const int64_t channels = x.size(1);
     FW_CHECK(grad_y.numel() == (static_cast<int64_t>(bounds.size()) - 1) * channels * state_len,
              kOp, "grad_y must have the shape of y");
-    const Tensor grad = torch::stable::contiguous(grad_y);
-    Tensor dx = zeros(torch::stable::empty_like(x));
+    const Tensor grad = as_contiguous(grad_y);
+    Tensor dx = zeros(fresh_like(x));
     fusewright::with_dtype(x.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         const T* in = grad.const_data_ptr<T>();

@@ -25,7 +25,7 @@ Tensor call(const char* name, std::array<StableIValue, 3> stack) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
     using torch::stable::detail::from;
-    return torch::stable::contiguous(call("aten::linear", {from(x), from(weight), from(bias)}));
+    return as_contiguous(call("aten::linear", {from(x), from(weight), from(bias)}));
 }
 
 // Parameters of another dtype than x, as under autocast, are converted.
@@ -114,7 +114,7 @@ std::vector<double> derive(Activation activation, const Tensor& grad, const Tens
 
 // `value` with the strides and dtype of `like`, as the gradient of an argument must be.
 Tensor gradient_like(const Tensor& like, const Tensor& value) {
-    Tensor result = torch::stable::empty_like(like);
+    Tensor result = fresh_like(like);
     torch::stable::copy_(result, value);
     return result;
 }
@@ -147,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
                                       : x.numel() / inner;
     FW_CHECK(grad_y.numel() == rows * columns, kOp, "grad_y must have the shape of y");
     const Tensor w = in_dtype(weight, x);
-    const Tensor grad = torch::stable::contiguous(in_dtype(grad_y, x));
+    const Tensor grad = as_contiguous(in_dtype(grad_y, x));
     Tensor saved = pre, dpre = grad;
     if (act != Activation::none) {
         if (pre.numel() != grad.numel()) saved = linear(x, w, in_dtype(bias, x));
@@ -168,8 +168,8 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
             weight, torch::stable::matmul(torch::stable::transpose(flat, 0, 1), flat_x));
     }
     if ((needs & 4) && present(bias)) {
-        dbias = torch::stable::empty_like(*bias);
-        Tensor dense = torch::stable::contiguous(dbias);
+        dbias = fresh_like(*bias);
+        Tensor dense = as_contiguous(dbias);
         write_acc(dense, sums.data(), kOp);
         torch::stable::copy_(dbias, dense);
     }

@@ -30,7 +30,7 @@ struct Rows {
             } else if (t.stride(d) == expected) {
                 expected *= t.size(d);
             } else {
-                tensor = torch::stable::contiguous(t);
+                tensor = as_contiguous(t);
                 step = 1;
                 break;
             }
@@ -186,8 +186,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
     const auto stat = x.scalar_type() == torch::headeronly::ScalarType::Double
                           ? torch::headeronly::ScalarType::Double
                           : torch::headeronly::ScalarType::Float;
-    Tensor mean = centred ? torch::stable::new_empty(x, lead, stat) : none_like(x);
-    Tensor rstd = torch::stable::new_empty(x, lead, stat);
+    Tensor mean = centred ? fresh(x, lead, stat) : Tensor();
+    Tensor rstd = fresh(x, lead, stat);
     const Rows in(x, o.norm_dims);
     with_dtype(x.scalar_type(), op, [&](auto type) {
         using T = typename decltype(type)::type;

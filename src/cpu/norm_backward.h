@@ -72,11 +72,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
     const auto dy = rows_of(grad_y), dtotal = rows_of(grad_total);
     const auto parameter = [&](int bit, const std::optional<Tensor>& like, const auto& values) {
         if (!(needs >> bit & 1) || !present(like)) return none_like(x);
-        Tensor dense = torch::stable::new_empty(*like, {n});
+        Tensor dense = fresh(*like, {n});
         write_acc(dense, values.data(), op);
         std::vector<int64_t> shape;
         for (int64_t d = 0; d < like->dim(); ++d) shape.push_back(like->size(d));
-        Tensor result = torch::stable::empty_like(*like);
+        Tensor result = fresh_like(*like);
         torch::stable::copy_(result, torch::stable::view(dense, shape));
         return result;
     };
@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         std::optional<Rows> out;
         if (needs & 1) out.emplace(dx, o.norm_dims);
         const bool scattered = out && out->tensor.data_ptr() != dx.data_ptr();
-        Tensor dense = scattered ? torch::stable::contiguous(dx) : dx;
+        Tensor dense = scattered ? as_contiguous(dx) : dx;
         if (scattered) out.emplace(dense, o.norm_dims);
         const bool same_type = dy && dy->tensor.scalar_type() == x.scalar_type();
         const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(64, in.rows / 8));

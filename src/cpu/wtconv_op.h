@@ -220,9 +220,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
     Tensor dx = needs_x ? fresh_like(x) : none_like(x);
     const auto gradient = [&](int bit, const Tensor& like, const auto& values) {
         if (!(needs >> bit & 1)) return none_like(x);
-        Tensor dense = torch::stable::new_empty(like, {like.numel()});
+        Tensor dense = fresh(like, {like.numel()});
         write_acc(dense, values.data(), op);
-        Tensor result = torch::stable::empty_like(like);
+        Tensor result = fresh_like(like);
         std::vector<int64_t> sizes;
         for (int64_t d = 0; d < like.dim(); ++d) sizes.push_back(like.size(d));
         torch::stable::copy_(result, torch::stable::view(dense, sizes));

@@ -36,17 +36,22 @@ def _fake(
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool) -> None:
     op = "linear_act"
-    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
-        if value is not None and not value.is_floating_point():
-            fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
+    if not x.is_floating_point():
+        fail(op, "x.dtype", x.dtype, "be a floating-point type")
+    if not weight.is_floating_point():
+        fail(op, "weight.dtype", weight.dtype, "be a floating-point type")
     if weight.dim() != 2:
         fail(op, "weight.dim()", weight.dim(), "be 2: (out_features, in_features)")
     if x.dim() < 1:
         fail(op, "x.dim()", x.dim(), "be at least 1")
-    if x.shape[-1] != weight.shape[1]:
-        fail(op, "x.shape[-1]", x.shape[-1], f"be {weight.shape[1]} as weight.shape[1]")
-    if bias is not None and bias.shape != (weight.shape[0],):
-        fail(op, "bias.shape", tuple(bias.shape), f"be ({weight.shape[0]},)")
+    rows, columns = weight.shape
+    if x.shape[-1] != columns:
+        fail(op, "x.shape[-1]", x.shape[-1], f"be {columns} as weight.shape[1]")
+    if bias is not None:
+        if not bias.is_floating_point():
+            fail(op, "bias.dtype", bias.dtype, "be a floating-point type")
+        if bias.shape != (rows,):
+            fail(op, "bias.shape", tuple(bias.shape), f"be ({rows},)")
     if activation not in ACTIVATIONS:
         fail(op, "activation", repr(activation), f"be None or one of {', '.join(ACTIVATIONS)}")
 
