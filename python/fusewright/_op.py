@@ -112,13 +112,31 @@ class Op:
             return self.reference(*args)
         if self.functions is not None and torch._C._are_functorch_transforms_active():
             returns = self._apply(self.functions.functorch, chosen, args)
-        elif needs_grad:
+        elif self.functions is not None and needs_grad:
             returns = self._apply(self.functions.eager, chosen, args)
         else:
             returns = self.kernels[chosen].forward(*args)
         if isinstance(returns, Tensor):
             return returns
         return returns[0] if self._single else returns[: len(self.outputs)]
+
+    def run_plain(
+        self, function: Callable[..., Any], args: Sequence[Any], backend: str | None, reason: str
+    ) -> Any:
+        """Run a variant that no backend has kernels for, `function` in plain PyTorch.
+
+        Checks, `explain` and a forced backend work as for the operator itself.
+        """
+        self._inspect(args)
+        if self.check is not None:
+            self.check(*args)
+        forced: Any = backend if backend is not None else backends.override.name
+        if isinstance(forced, Inquiry):
+            raise forced.plain(self, reason)
+        if forced not in (None, REFERENCE):
+            backends.check_name(forced)
+            raise UnsupportedError(f"[{self.name}] backend {forced!r}: {reason}")
+        return function(*args)
 
     def reasons(self, device: str, args: Sequence[Any]) -> dict[str, Reason]:
         """For every installed backend, None if it could serve this call, else why not."""
@@ -255,6 +273,18 @@ class Op:
             rule = _registration.loop_vmap_rule(overload)
             torch.library.register_vmap(overload, rule, lib=backend.library)
         return overload
+
+
+_KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def supported_dtypes(*args: Any) -> Reason:
+    """The rule of `Op.supports` for kernels that take fp32, fp64, bf16 and fp16."""
+    for value in args:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if is_float and value.dtype not in _KERNEL_DTYPES:
+            return f"its kernels take fp32, fp64, bf16 and fp16, not {value.dtype}"
+    return None
 
 
 def _cast(args: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:

@@ -123,9 +123,10 @@ def check(
             fail(op, f"wavelet_weights[{level}].shape", tuple(weight.shape), must)
         if scale.numel() != bands:
             fail(op, f"wavelet_scales[{level}].numel()", scale.numel(), f"be {bands}")
-    for name, value in (("base_weight", base_weight), ("base_scale", base_scale)):
-        if not value.is_floating_point():
-            fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
+    parameters = (base_weight, base_bias, base_scale, *wavelet_weights, *wavelet_scales)
+    for value in parameters:
+        if value is not None and not value.is_floating_point():
+            fail(op, "dtype of a parameter", value.dtype, "be a floating-point type")
 
 
 def sample(

@@ -61,8 +61,8 @@ def train(
     torch.manual_seed(seed)
     model = wtconvnext("pico", fused=fused, num_classes=10, in_chans=1)
     with torch.no_grad():
-        blocks: Any = (block for stage in model.stages for block in stage.blocks)
-        for block in blocks:
+        stages: Any = model.stages
+        for block in (block for stage in stages for block in stage.blocks):
             block.gamma.fill_(0.1)  # the published 1e-6 is for runs of many thousand steps
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fusewright
-from fusewright import ArgumentError
+from fusewright import ArgumentError, UnsupportedError
 from fusewright.ops.wtconv2d import WTCONV2D
 from wtconv_cases import WTConvCases
 
@@ -34,6 +34,18 @@ def test_stride_takes_every_nth_pixel(backend: str, stride: int, size: tuple[int
     assert y.is_contiguous()
 
 
+def test_stride_keeps_channels_last(backend: str) -> None:
+    args = WTCONV2D.sample((2, 3, 7, 8), channels_last=True)
+    y = fusewright.wtconv2d(*args, stride=2, backend=backend)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_other_float_types_have_no_kernel(backend: str) -> None:
+    args = WTCONV2D.sample((2, 3, 5, 6))
+    with pytest.raises(UnsupportedError, match="not torch.float8_e5m2"):
+        fusewright.wtconv2d(args[0].to(torch.float8_e5m2), *args[1:], backend=backend)
+
+
 def _call(**change: Any) -> Any:
     names = ("x", "base_weight", "base_bias", "base_scale", "wavelet_weights", "wavelet_scales")
     good = dict(zip(names, WTCONV2D.sample((2, 3, 5, 6)), strict=True))
@@ -57,6 +69,8 @@ def _call(**change: Any) -> Any:
         ),
         ({"wavelet_scales": [torch.randn(12), torch.randn(3)]}, r"scales\[1\].numel\(\) is 3"),
         ({"wavelet_weights": torch.randn(2, 12, 1, 5, 5)[0]}, "wavelet_weights"),
+        ({"base_bias": torch.ones(3).int()}, "dtype of a parameter is torch.int32"),
+        ({"wavelet_scales": [torch.ones(12).int(), torch.ones(12)]}, "dtype of a parameter"),
         ({"stride": 0}, "stride is 0, must be an integer >= 1"),
         ({"stride": True}, "stride is True"),
     ],

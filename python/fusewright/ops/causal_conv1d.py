@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 ACTIVATIONS = {None: False, "silu": True, "swish": True}
@@ -160,7 +160,7 @@ CAUSAL_CONV1D = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 from fusewright.ops.causal_conv1d import ACTIVATIONS, check_filter
 
@@ -135,7 +135,7 @@ CAUSAL_CONV1D_UPDATE = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

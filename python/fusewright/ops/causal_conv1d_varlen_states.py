@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 _OP = "causal_conv1d_varlen_states"
@@ -60,7 +60,7 @@ CAUSAL_CONV1D_VARLEN_STATES = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

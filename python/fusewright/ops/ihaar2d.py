@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fusewright import _wtconv
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 
@@ -72,7 +72,7 @@ IHAAR2D = Op(
     fake=_fake,
     fake_backward=_fake_backward,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusewright import _norm
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 
 
 def _reference(
@@ -76,7 +76,7 @@ LAYER_NORM = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

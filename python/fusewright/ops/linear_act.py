@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "mish")
@@ -87,7 +87,7 @@ LINEAR_ACT = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     autocast="lower",
     sample=_sample,
 )

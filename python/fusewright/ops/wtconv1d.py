@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusewright import _wtconv
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 
@@ -34,7 +34,7 @@ WTCONV1D = Op(
     reference=partial(_wtconv.reference, 1),
     fake=_fake,
     check=partial(_wtconv.check, "wtconv1d", 1),
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 

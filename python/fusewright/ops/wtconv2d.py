@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusewright import _wtconv
-from fusewright._op import Op
+from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
 
@@ -33,7 +33,7 @@ WTCONV2D = Op(
     reference=partial(_wtconv.reference, 2),
     fake=_fake,
     check=partial(_wtconv.check, "wtconv2d", 2),
-    supports={"cpu": lambda *args: None},
+    supports={"cpu": supported_dtypes},
     sample=_sample,
 )
 
@@ -98,5 +98,7 @@ def wtconv2d(
             backend,
         )
     if stride > 1:
-        y = y[:, :, ::stride, ::stride].contiguous()
+        last = y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+        kept = torch.channels_last if last else torch.contiguous_format
+        y = y[:, :, ::stride, ::stride].contiguous(memory_format=kept)
     return y
