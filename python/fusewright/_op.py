@@ -99,7 +99,7 @@ class Op:
         device, requires_grad = self._inspect(args)
         if self.check is not None:
             self.check(*args)
-        if self.autocast is not None and torch.is_autocast_enabled(device):
+        if self.autocast is not None and device != "meta" and torch.is_autocast_enabled(device):
             args = _cast(args, torch.get_autocast_dtype(device))
         chosen = self._choose(device, args, backend)
         needs_grad = requires_grad and torch.is_grad_enabled()
@@ -192,6 +192,8 @@ class Op:
         """The reference runs unasked: say why, unless it was preferred because it is faster."""
         names = self._order.get(device, ())
         if any(self.supports[n](*args) is None for n in names) or device in self._warned:
+            return
+        if device == "meta":  # no data, nothing to be slow on
             return
         reasons = "; ".join(f"{n}: {r}" for n, r in self.reasons(device, args).items())
         text = f"[{self.name}] runs as plain PyTorch on {device}, no backend serves it ({reasons})"
