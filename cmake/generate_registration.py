@@ -61,6 +61,21 @@ def prototype(name: str, schema: str) -> str:
     return f"{result} {name}({', '.join(parameters)});"
 
 
+def registrations(space: str, isas: list[str], names: list[str]) -> str:
+    """The statements that register every kernel; of several instruction sets, the chosen one."""
+
+    def of(inner: str) -> str:
+        return "\n".join(f'  m.impl("{name}", TORCH_BOX(&{inner}::{name}));' for name in names)
+
+    if not isas:
+        return of(space)
+    chosen = f"{space}::chosen_isa()"
+    return "\n".join(
+        f"  if ({chosen} == {space}::Isa::{isa}) {{\n{of(f'{space}::{isa}')}\n  }}"
+        for isa in reversed(isas)
+    )
+
+
 def write(path: Path, text: str) -> None:
     """Leave an unchanged file alone, so that nothing is compiled again."""
     if not path.exists() or path.read_text() != text:
@@ -73,7 +88,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", required=True)
-    parser.add_argument("--isas", required=True, type=lambda text: text.split(","))
+    parser.add_argument("--isas", default="", help="instruction sets to choose from at load")
     parser.add_argument("--ops", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("kernels", nargs="*", type=Path)
@@ -83,8 +98,11 @@ def main() -> None:
     for kernel in sorted(args.kernels):
         schemas.update(schemas_of(args.ops / f"{kernel.stem}.py"))
     declarations = "\n".join(prototype(name, schema) for name, schema in schemas.items())
+    space = f"fusewright::{args.backend}"
+    isas = list(filter(None, args.isas.split(",")))
     spaces = "\n".join(
-        f"namespace fusewright::{args.backend}::{isa} {{\n{declarations}\n}}" for isa in args.isas
+        f"namespace {inner} {{\n{declarations}\n}}"
+        for inner in ([f"{space}::{isa}" for isa in isas] or [space])
     )
     head = "// Generated from the schemas in python/fusewright/ops.\n"
     includes = "".join(f"#include <{h}>\n" for h in ("optional", "string", "tuple", "vector"))
@@ -93,23 +111,13 @@ def main() -> None:
         args.out / "prototypes.h",
         f"{head}#pragma once\n{includes}#include <torch/csrc/stable/tensor.h>\n{spaces}\n",
     )
-    branches = []
-    for isa in reversed(args.isas):
-        lines = "\n".join(
-            f'    m.impl("{name}", TORCH_BOX(&fusewright::{args.backend}::{isa}::{name}));'
-            for name in schemas
-        )
-        branches.append(
-            f"  if (chosen == fusewright::{args.backend}::Isa::{isa}) {{\n{lines}\n  }}"
-        )
     write(
         args.out / "register.cpp",
         f"{head}#include <torch/csrc/stable/library.h>\n"
-        f'#include "{args.backend}/isa/isa.h"\n#include "prototypes.h"\n'
+        + (f'#include "{args.backend}/isa/isa.h"\n' if isas else "")
+        + f'#include "prototypes.h"\n'
         f"STABLE_TORCH_LIBRARY_IMPL(fusewright_{args.backend}, {args.backend.upper()}, m) {{\n"
-        f"  const auto chosen = fusewright::{args.backend}::chosen_isa();\n"
-        + "\n".join(branches)
-        + "\n}\n",
+        f"{registrations(space, isas, list(schemas))}\n}}\n",
     )
 
 

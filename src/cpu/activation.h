@@ -1,37 +1,13 @@
 // The activations that the kernels fuse: values and derivatives, with torch's definitions.
 #pragma once
 
-#include <torch/headeronly/util/Exception.h>
-
 #include <stdexcept>
-#include <string_view>
 #include <type_traits>
 
+#include "activation_name.h"
 #include "cpu/math.h"
 
-namespace fusewright::cpu {
-
-// Shared by the builds for all instruction sets, so that a dispatcher can pass it on. It has no
-// code that could differ between them.
-enum class Activation { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh, mish };
-
-}  // namespace fusewright::cpu
-
 namespace fusewright::cpu::FW_ISA {
-
-// Not for kernels: the templates behind the check would be shared between the builds.
-inline Activation parse_activation(std::string_view name) {
-    if (name == "none") return Activation::none;
-    if (name == "relu") return Activation::relu;
-    if (name == "gelu") return Activation::gelu;
-    if (name == "gelu_tanh") return Activation::gelu_tanh;
-    if (name == "silu") return Activation::silu;
-    if (name == "sigmoid") return Activation::sigmoid;
-    if (name == "tanh") return Activation::tanh;
-    if (name == "mish") return Activation::mish;
-    STD_TORCH_CHECK(false, "unknown activation '", name,
-                    "': expected none, relu, gelu, gelu_tanh, silu, sigmoid, tanh or mish");
-}
 
 // From here on gelu's tails are zero in the working precision. The bound keeps infinity times
 // zero out of the formulas.

@@ -28,28 +28,16 @@ inline void prefer_huge_pages(const Tensor& t) {
 #endif
 }
 
-// Fresh tensors are made through the C functions that dispatch directly: the calls of
-// torch/csrc/stable/ops.h box their arguments, which costs more than small kernels do.
-
 inline Tensor fresh(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef shape,
-                    std::optional<torch::headeronly::ScalarType> dtype = std::nullopt) {
-    int32_t code = 0;
-    if (dtype.has_value()) {
-        code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
-    }
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(
-        x.get(), shape.data(), static_cast<int64_t>(shape.size()),
-        dtype.has_value() ? &code : nullptr, nullptr, nullptr, -1, nullptr, &handle));
-    Tensor t(handle);
+                    std::optional<ScalarType> dtype = std::nullopt) {
+    Tensor t = fusewright::fresh(x, shape, dtype);
     prefer_huge_pages(t);
     return t;
 }
 
 // With the strides of x, as torch.empty_like.
 inline Tensor fresh_like(const Tensor& x) {
-    if (x.is_contiguous()) return fresh(x, x.sizes());
-    Tensor t = torch::stable::empty_like(x);
+    Tensor t = fusewright::fresh_like(x);
     prefer_huge_pages(t);
     return t;
 }

@@ -28,14 +28,6 @@ Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
     return as_contiguous(call("aten::linear", {from(x), from(weight), from(bias)}));
 }
 
-// Parameters of another dtype than x, as under autocast, are converted.
-Tensor in_dtype(const Tensor& t, const Tensor& x) {
-    return t.scalar_type() == x.scalar_type() ? t : torch::stable::to(t, x.scalar_type());
-}
-std::optional<Tensor> in_dtype(const std::optional<Tensor>& t, const Tensor& x) {
-    return present(t) ? std::optional(in_dtype(*t, x)) : std::nullopt;
-}
-
 template <class A, class T, class F>
 void for_elements(int64_t begin, int64_t end, F&& f) {
     constexpr int lanes = Vec<A>::size;
@@ -123,14 +115,14 @@ Tensor gradient_like(const Tensor& like, const Tensor& value) {
 }  // namespace fusewright::cpu::FW_ISA
 
 namespace k = fusewright::cpu::FW_ISA;
-using fusewright::cpu::Activation;
 using torch::stable::Tensor;
 
 std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
                                          const std::optional<Tensor>& bias,
                                          const std::string& activation, bool keep) {
     const Activation act = parse_activation(activation);
-    const Tensor pre = linear(x, in_dtype(weight, x), in_dtype(bias, x));
+    const Tensor pre =
+        linear(x, in_dtype(weight, x.scalar_type()), in_dtype(bias, x.scalar_type()));
     if (act == Activation::none) return {pre, none_like(x)};
     const Tensor y = keep ? fresh_like(pre) : pre;
     apply(act, pre, y);
@@ -146,11 +138,11 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
                          : inner == 0 ? grad_y.numel() / std::max<int64_t>(columns, 1)
                                       : x.numel() / inner;
     FW_CHECK(grad_y.numel() == rows * columns, kOp, "grad_y must have the shape of y");
-    const Tensor w = in_dtype(weight, x);
-    const Tensor grad = as_contiguous(in_dtype(grad_y, x));
+    const Tensor w = in_dtype(weight, x.scalar_type());
+    const Tensor grad = as_contiguous(in_dtype(grad_y, x.scalar_type()));
     Tensor saved = pre, dpre = grad;
     if (act != Activation::none) {
-        if (pre.numel() != grad.numel()) saved = linear(x, w, in_dtype(bias, x));
+        if (pre.numel() != grad.numel()) saved = linear(x, w, in_dtype(bias, x.scalar_type()));
         dpre = fresh_like(grad);
     }
     const std::vector<double> sums = derive(act, grad, saved, dpre, columns, needs & 4);
@@ -158,9 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     Tensor dx = none_like(x), dweight = none_like(x), dbias = none_like(x);
     if (needs & 1) {
         const Tensor product = torch::stable::matmul(flat, w);
-        std::vector<int64_t> shape;
-        for (int64_t d = 0; d < x.dim(); ++d) shape.push_back(x.size(d));
-        dx = gradient_like(x, torch::stable::view(product, shape));
+        dx = gradient_like(x, torch::stable::view(product, shape_of(x)));
     }
     if (needs & 2) {
         const Tensor flat_x = torch::stable::reshape(x, {rows, inner});

@@ -74,10 +74,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         if (!(needs >> bit & 1) || !present(like)) return none_like(x);
         Tensor dense = fresh(*like, {n});
         write_acc(dense, values.data(), op);
-        std::vector<int64_t> shape;
-        for (int64_t d = 0; d < like->dim(); ++d) shape.push_back(like->size(d));
         Tensor result = fresh_like(*like);
-        torch::stable::copy_(result, torch::stable::view(dense, shape));
+        torch::stable::copy_(result, torch::stable::view(dense, shape_of(*like)));
         return result;
     };
     return with_dtype(x.scalar_type(), op, [&](auto type) {

@@ -1,38 +1,11 @@
-// Small helpers around torch's stable tensors, for kernels.
+// Small tensors as accumulators and back.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <vector>
 
 #include "cpu/element.h"
 #include "dtype.h"
+#include "stable.h"
 
 namespace fusewright::cpu::FW_ISA {
-
-using torch::stable::Tensor;
-
-// What stands for a gradient that nobody needs, or for an output that this call does not have.
-inline Tensor none_like(const Tensor& x) {
-    const int64_t size = 0, stride = 1;
-    int32_t dtype, device_type, device_index;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index));
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_empty_strided(1, &size, &stride, dtype, device_type, device_index, &handle));
-    return Tensor(handle);
-}
-
-// The tensor itself where it is contiguous: asking first is cheaper than torch's boxed call.
-inline Tensor as_contiguous(const Tensor& t) {
-    return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-inline bool present(const std::optional<Tensor>& t) { return t.has_value() && t->defined(); }
 
 // The elements of a small tensor, in row-major order, as accumulators. Parameters may have another
 // dtype than the data; converting them once keeps dtype pairs out of the kernels.

@@ -109,7 +109,10 @@ def _discover() -> dict[str, Backend]:
             backend = point.load()
         except Exception as error:  # whatever a broken add-on raises is its reason, shown later
             backend = _broken(point.name, error)
-        found.setdefault(backend.name, backend)
+        known = found.get(backend.name)
+        # an add-on takes the place of a backend that this build left out
+        if known is None or isinstance(known.error, BackendNotBuiltError):
+            found[backend.name] = backend
     return found
 
 

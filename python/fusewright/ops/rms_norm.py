@@ -81,7 +81,7 @@ RMS_NORM = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes},
+    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
     sample=_sample,
 )
 

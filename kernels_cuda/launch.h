@@ -1,0 +1,70 @@
+// A kernel launch where a tensor lives: on its device, on torch's current stream there.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include "stable.h"
+
+namespace fusewright::cuda {
+
+// Makes the device of `x` current while it lives.
+class Launch {
+  public:
+    explicit Launch(const Tensor& x) : device_(x.get_device_index()), guard_(device_) {
+        void* stream = nullptr;
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+        stream_ = static_cast<cudaStream_t>(stream);
+    }
+
+    cudaStream_t stream() const { return stream_; }
+
+    int attribute(cudaDeviceAttr which) const {
+        int value = 0;
+        STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device_));
+        return value;
+    }
+    int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+    size_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+    // Blocks of the kernel that are resident at once on the whole device.
+    template <class... P>
+    int resident(void (*kernel)(P...), int threads, size_t shared = 0) const {
+        allow_shared(kernel, shared);
+        int blocks = 0;
+        STD_CUDA_CHECK(
+            cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared));
+        return std::max(1, blocks) * processors();
+    }
+
+    // An empty grid launches nothing.
+    template <class... P, class... A>
+    void operator()(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A&&... args) const {
+        if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+        allow_shared(kernel, shared);
+        kernel<<<grid, block, shared, stream_>>>(std::forward<A>(args)...);
+        STD_CUDA_CHECK(cudaGetLastError());
+    }
+
+  private:
+    template <class... P>
+    static void allow_shared(void (*kernel)(P...), size_t shared) {
+        if (shared > 48 * 1024) {  // more has to be asked for
+            STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                static_cast<int>(shared)));
+        }
+    }
+
+    int32_t device_;
+    torch::stable::accelerator::DeviceGuard guard_;
+    cudaStream_t stream_ = nullptr;
+};
+
+template <class I>
+constexpr I ceil_div(I a, I b) {
+    return (a + b - 1) / b;
+}
+
+}  // namespace fusewright::cuda
