@@ -1,0 +1,143 @@
+// How a wavelet convolution is cut into blocks: a block holds one region of one channel, of one or
+// several images, with all its levels in shared memory.
+//
+// A region is a whole plane where that fits. Otherwise it is a tile with a halo, one level deep;
+// the levels below it are a convolution of their own on the low band, which the caller runs first.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fusewright::cuda {
+
+constexpr int kWtLevels = 8;     // at most in one kernel
+constexpr int kWtRows = 7;       // of a job: four columns wide, and so many rows high
+constexpr int kWtThreads = 256;  // at most in a block
+
+// One level of a region. Planes of the data are stored with zeros around them, those of results
+// densely, the tile alone.
+struct WtLevel {
+    int h, w;           // of the region
+    int rs, plane, in;  // padded: row stride, size of a plane, offset
+    int th, tw;         // of the tile
+    int oy, ox;         // where the tile begins in the region
+    int ts, tile, out;  // dense: row stride, size of a plane, offset
+    int strips, segs;   // of jobs
+};
+
+struct WtPlan {
+    int64_t n, channels, height, width;  // of the image
+    int dims, kernel, levels;
+    int before, after;         // the filter's reach along the width
+    int before_y, after_y;     // and along the height
+    int left;                  // columns in front of a padded plane's first, an even number
+    int group;                 // planes in a block at once
+    int tile_h, tile_w, halo;  // halo along the width, and in two dimensions along the height
+    int tiles_y, tiles_x;
+    int rows;                            // of a job
+    int weights, table, jobs, elements;  // offsets and sizes in shared memory, in elements
+    WtLevel level[kWtLevels + 1];
+
+    constexpr int bands() const { return 1 << dims; }
+    constexpr int filters() const { return 1 + levels * bands(); }
+    constexpr int taps() const { return dims == 2 ? kernel * kernel : kernel; }
+    constexpr int halo_y() const { return dims == 2 ? halo : 0; }
+    constexpr int64_t groups() const { return (n + group - 1) / group; }
+    constexpr int64_t tiles() const { return int64_t{tiles_y} * tiles_x; }
+};
+
+constexpr int round_up(int v, int to) { return (v + to - 1) / to * to; }
+
+// Lays the region of `plan` out. `correlate` is for the gradients of the filters: the second
+// operand is dense at level 0 too, and jobs keep their sums, so that there may be no more of them
+// than threads.
+inline void lay_out(WtPlan& plan, bool correlate) {
+    const int before = plan.before, after = plan.after;
+    plan.left = round_up(before, 2);
+    int at = 0, h = plan.tile_h + 2 * plan.halo_y(), w = plan.tile_w + 2 * plan.halo;
+    int th = plan.tile_h, tw = plan.tile_w, oy = plan.halo_y(), ox = plan.halo;
+    for (int l = 0; l <= plan.levels; ++l) {
+        WtLevel& level = plan.level[l];
+        const int planes = plan.group * (l == 0 ? 1 : plan.bands());
+        level.h = h, level.w = w, level.th = th, level.tw = tw, level.oy = oy, level.ox = ox;
+        // the vectors that the last strip of four columns reads end with the row
+        level.rs = round_up(w, 4) - 4 + round_up(plan.left + 4 + after, 4);
+        level.plane = (plan.before_y + round_up(h, kWtRows) + plan.after_y) * level.rs;
+        level.in = at;
+        at += planes * level.plane;
+        level.ts = round_up(tw, 4);
+        level.tile = th * level.ts;
+        level.out = at;
+        if (l > 0 || correlate) at += planes * level.tile;
+        at = round_up(at, 4);
+        if (plan.dims == 2) h = (h + 1) / 2, th = (th + 1) / 2, oy /= 2;
+        w = (w + 1) / 2, tw = (tw + 1) / 2, ox /= 2;
+    }
+    for (plan.rows = kWtRows;; ++plan.rows) {
+        plan.jobs = 0;
+        for (int l = 0; l <= plan.levels; ++l) {
+            WtLevel& level = plan.level[l];
+            level.strips = round_up(level.tw, 4) / 4;
+            level.segs = (level.th + plan.rows - 1) / plan.rows;
+            plan.jobs += plan.group * (l == 0 ? 1 : plan.bands()) * level.strips * level.segs;
+        }
+        if (!correlate || plan.jobs <= kWtThreads || plan.rows >= plan.tile_h) break;
+    }
+    plan.weights = at;
+    at += round_up(plan.filters() * plan.taps() + 1, 4);
+    plan.table = at;
+    plan.elements = at + plan.jobs;  // entries are no larger than elements
+    if (correlate) {                 // the sums of the jobs, where the planes were
+        plan.elements = std::max(plan.elements, plan.jobs * (plan.taps() + 1));
+    }
+}
+
+inline bool fits(const WtPlan& plan, bool correlate, size_t element, size_t shared) {
+    return plan.elements * element <= shared && (!correlate || plan.jobs <= kWtThreads);
+}
+
+// The plan for as many of `levels` as one kernel serves: all of them, or one, or none.
+inline bool make_plan(WtPlan& plan, int64_t n, int64_t channels, int64_t height, int64_t width,
+                      int dims, int kernel, int levels, bool flipped, bool correlate,
+                      size_t element, size_t shared) {
+    plan = WtPlan{};
+    plan.n = n, plan.channels = channels, plan.height = height, plan.width = width;
+    plan.dims = dims, plan.kernel = kernel;
+    plan.before = flipped ? kernel / 2 : (kernel - 1) / 2;
+    plan.after = kernel - 1 - plan.before;
+    plan.before_y = dims == 2 ? plan.before : 0;
+    plan.after_y = dims == 2 ? plan.after : 0;
+    constexpr int64_t kLargest = 1 << 12;  // no larger plane fits
+    // Whole planes, several of a small size; in one dimension the images are the rows of a plane.
+    if (levels <= kWtLevels && width <= kLargest && (dims == 1 || height <= kLargest)) {
+        plan.levels = levels;
+        plan.tile_h = static_cast<int>(dims == 1 ? std::min<int64_t>(height, 2 * kWtRows) : height);
+        plan.tile_w = static_cast<int>(width);
+        const int64_t jobs =
+            int64_t{round_up(plan.tile_w, 4) / 4} * (round_up(plan.tile_h, kWtRows) / kWtRows);
+        plan.group = static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(96 / jobs, n), 1, 32));
+        for (; plan.group > 0; plan.group /= 2) {
+            lay_out(plan, correlate);
+            if (fits(plan, correlate, element, shared / (plan.group > 1 ? 3 : 1))) break;
+        }
+        plan.tiles_x = 1;
+    }
+    if (plan.group == 0) {
+        plan.levels = std::min(levels, 1);
+        plan.group = 1;
+        plan.halo = plan.levels > 0 ? round_up(kernel / 2 * 2, 8) : round_up(kernel / 2, 4);
+        int size = dims == 1 ? 1024 : 64;
+        for (; size >= 8; size /= 2) {
+            plan.tile_h = dims == 1 ? kWtRows : size;
+            plan.tile_w = size;
+            lay_out(plan, correlate);
+            if (fits(plan, correlate, element, size > 16 ? shared / 2 : shared)) break;
+        }
+        if (size < 8) return false;
+        plan.tiles_x = static_cast<int>((width + plan.tile_w - 1) / plan.tile_w);
+    }
+    plan.tiles_y = static_cast<int>((height + plan.tile_h - 1) / plan.tile_h);
+    return true;
+}
+
+}  // namespace fusewright::cuda
