@@ -56,29 +56,99 @@ __device__ inline A round_if(bool wanted, A v) {
     return wanted ? static_cast<A>(to_acc(from_acc<T>(v))) : v;
 }
 
-// How a row lies in registers: `threads` a row, each with `packs` of 16 bytes; a block has as many
-// rows as fill `block` threads.
-template <int threads_, int packs_>
+// How a row is spread: `threads` a row, each with `packs` of 16 bytes; a block has as many rows as
+// fill it. `stages` rows are on their way from memory while one is worked on.
+template <int threads_, int packs_, int stages_>
 struct RowShape {
-    static constexpr int threads = threads_, packs = packs_;
+    static constexpr int threads = threads_, packs = packs_, stages = stages_;
     static constexpr int block = threads == 32 ? 256 : threads, rows = block / threads;
 };
 
-// Calls f with the shape for rows of `packs`; false where none is large enough.
-template <class F>
+// Calls f with the shape for rows of `packs`; false where none is large enough. `fewer` stages are
+// for kernels that read two rows at a time.
+template <int fewer, class F>
 bool with_row_shape(int64_t packs, F&& f) {
     if (packs <= 32 * 4) {
-        f(RowShape<32, 4>{});
+        f(RowShape<32, 4, 4 - fewer>{});
     } else if (packs <= 128 * 4) {
-        f(RowShape<128, 4>{});
-    } else if (packs <= 512 * 2) {
-        f(RowShape<512, 2>{});
+        f(RowShape<128, 4, 4 - fewer>{});
+    } else if (packs <= 256 * 4) {
+        f(RowShape<256, 4, 4 - fewer>{});
     } else if (packs <= 512 * 4) {
-        f(RowShape<512, 4>{});
+        f(RowShape<512, 4, 3 - fewer>{});
     } else {
         return false;
     }
     return true;
+}
+
+// Rows on their way into shared memory, where a thread finds again what it asked for itself.
+template <class T, class Shape, int streams>
+struct RowPipe {
+    using Packed = Pack<T, kPack<T>>;
+    static constexpr size_t bytes =
+        sizeof(Packed) * Shape::stages * streams * Shape::packs * Shape::block;
+    Packed* slots;
+    int columns;
+
+    __device__ int column(int k) const {
+        return (k * Shape::threads + static_cast<int>(threadIdx.x) % Shape::threads) * kPack<T>;
+    }
+    __device__ Packed& slot(int stage, int stream, int k) const {
+        return slots[((stage * streams + stream) * Shape::packs + k) * Shape::block + threadIdx.x];
+    }
+    // Starts a row; `done` closes what belongs together.
+    __device__ void fetch(int stage, int stream, const T* row) const {
+#pragma unroll
+        for (int k = 0; k < Shape::packs; ++k) {
+            if (column(k) < columns) {
+                const auto to =
+                    static_cast<unsigned>(__cvta_generic_to_shared(&slot(stage, stream, k)));
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to),
+                             "l"(row + column(k)));
+            }
+        }
+    }
+    __device__ static void done() { asm volatile("cp.async.commit_group;"); }
+    // Waits for the oldest row.
+    __device__ static void wait() {
+        asm volatile("cp.async.wait_group %0;" ::"n"(Shape::stages - 1) : "memory");
+    }
+    // Calls f(k, column) for the packs of this thread that the row has.
+    template <class F>
+    __device__ void each(F&& f) const {
+#pragma unroll
+        for (int k = 0; k < Shape::packs; ++k) {
+            if (column(k) < columns) f(k, column(k));
+        }
+    }
+};
+
+// A parameter's elements for this thread's columns: they stay in registers.
+template <int N, int packs, class Pipe>
+__device__ inline void load_parameter(const Untyped& t, const Pipe& pipe, float offset,
+                                      float absent, float (&values)[packs][N]) {
+#pragma unroll
+    for (int k = 0; k < packs; ++k) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) values[k][j] = absent;
+    }
+    if (!t) return;
+    pipe.each([&](int k, int i) {
+        load_pack(t, i, values[k]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) values[k][j] += offset;
+    });
+}
+
+// f(k, j) for all elements of this thread, also those past the end of the row.
+template <int packs, int N, class F>
+__device__ inline void for_elements(F&& f) {
+#pragma unroll
+    for (int k = 0; k < packs; ++k) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) f(k, j);
+    }
 }
 
 template <class T>
@@ -90,87 +160,116 @@ struct NormForward {
     float *mean, *rstd;
 };
 
-template <class T, bool centred, bool activated, class Shape>
-__global__ void __launch_bounds__(Shape::block)
-    norm_forward_kernel(NormForward<T> io, NormParams<float> p) {
-    constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
-    __shared__ float scratch[2 * threads / 32];
-    const int lane = threadIdx.x % threads;
-    const int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads;
-    if (row >= p.rows) return;  // whole warps: with several rows a block, each warp has its own
-    const T* x = io.x + io.x_rows(row);
-    float v[packs][N];
-    float sums[1] = {0};
-#pragma unroll
-    for (int k = 0; k < packs; ++k) {
-        const int64_t i = (int64_t{k} * threads + lane) * N;
-        if (i >= p.columns) continue;
-        const auto pack = *reinterpret_cast<const Pack<T, N>*>(x + i);
-#pragma unroll
-        for (int j = 0; j < N; ++j) v[k][j] = to_acc(pack[j]);
-        if (io.residual) {
-            float other[N];
-            load_pack(io.residual, io.residual_rows(row) + i, other);
-#pragma unroll
-            for (int j = 0; j < N; ++j) v[k][j] += other[j];
-            // what is normalised is the sum that is returned, rounding included
-            store_pack(io.total, row * p.columns + i, v[k]);
-            with_element<false>(io.total.dtype, [&](auto* type) {
-                using R = std::remove_pointer_t<decltype(type)>;
-#pragma unroll
-                for (int j = 0; j < N; ++j) v[k][j] = to_acc(from_acc<R>(v[k][j]));
-            });
-        }
-#pragma unroll
-        for (int j = 0; j < N; ++j) sums[0] += centred ? v[k][j] : v[k][j] * v[k][j];
-    }
-    block_sum<threads>(sums, scratch);
-    const float n = static_cast<float>(p.columns);
-    float square = sums[0] / n;
-    if constexpr (centred) {
-        float mean = sums[0] / n;
-        float moments[2] = {0, 0};  // of the deviations; the first is what rounding the mean lost
-#pragma unroll
-        for (int k = 0; k < packs; ++k) {
-            if ((int64_t{k} * threads + lane) * N >= p.columns) continue;
+// v += the residual, which is stored.
+template <class T, class Pipe, int packs, int N>
+__device__ inline void add_residual(const NormForward<T>& io, int64_t columns, int64_t row,
+                                    const Pipe& pipe, float (&v)[packs][N]) {
+    with_element<false>(io.residual.dtype, [&](auto* type) {
+        using R = std::remove_pointer_t<decltype(type)>;
+        const R* other = static_cast<const R*>(io.residual.data) + io.residual_rows(row);
+        R* total = static_cast<R*>(io.total.data) + row * columns;
+        Pack<R, N> sums[packs];
+        pipe.each([&](int k, int i) { sums[k] = *reinterpret_cast<const Pack<R, N>*>(other + i); });
+        // what is normalised is the sum that is returned, rounding included
+        pipe.each([&](int k, int i) {
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                v[k][j] -= mean;
-                moments[0] += v[k][j];
-                moments[1] += v[k][j] * v[k][j];
+                sums[k][j] = from_acc<R>(v[k][j] + to_acc(sums[k][j]));
+                v[k][j] = to_acc(sums[k][j]);
             }
+            *reinterpret_cast<Pack<R, N>*>(total + i) = sums[k];
+        });
+    });
+}
+
+// Kernels are compiled for no activation, for relu, and for any, which costs registers.
+enum class Fused { none, relu, any };
+
+template <class F>
+bool with_fused(Activation activation, F&& f) {
+    if (activation == Activation::none) return f(std::integral_constant<Fused, Fused::none>{});
+    if (activation == Activation::relu) return f(std::integral_constant<Fused, Fused::relu>{});
+    return f(std::integral_constant<Fused, Fused::any>{});
+}
+
+// Calls f with the activation as a type, unless there is none.
+template <Fused fused, class F>
+__device__ inline void dispatch_fused(Activation activation, F&& f) {
+    if constexpr (fused == Fused::relu) f(std::integral_constant<Activation, Activation::relu>{});
+    if constexpr (fused == Fused::any) dispatch_common(activation, f);
+}
+
+template <class T, bool centred, Fused fused, class Shape>
+__global__ void __launch_bounds__(Shape::block)
+    norm_forward_kernel(const __grid_constant__ NormForward<T> io,
+                        const __grid_constant__ NormParams<float> p) {
+    constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
+    extern __shared__ __align__(16) char bytes[];
+    __shared__ float scratch[2 * threads / 32];
+    using Pipe = RowPipe<T, Shape, 1>;
+    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns)};
+    const int64_t step = int64_t{gridDim.x} * Shape::rows;
+    int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
+    const auto fetch = [&](int stage) {
+        if (ahead < p.rows) pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
+        Pipe::done();
+        ahead += step;
+    };
+#pragma unroll
+    for (int s = 0; s < Shape::stages - 1; ++s) fetch(s);
+    float weight[packs][N], bias[packs][N];
+    load_parameter(p.weight, pipe, p.offset, 1.f, weight);
+    load_parameter(p.bias, pipe, 0.f, 0.f, bias);
+    const float scale = 1.f / static_cast<float>(p.columns);
+    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Shape::stages) {
+        fetch((stage + Shape::stages - 1) % Shape::stages);
+        Pipe::wait();
+        float v[packs][N] = {};
+        pipe.each([&](int k, int) {
+            const auto pack = pipe.slot(stage, 0, k);
+#pragma unroll
+            for (int j = 0; j < N; ++j) v[k][j] = to_acc(pack[j]);
+        });
+        if (io.residual) add_residual(io, p.columns, row, pipe, v);
+        float sums[1] = {0};
+        for_elements<packs, N>(
+            [&](int k, int j) { sums[0] += centred ? v[k][j] : v[k][j] * v[k][j]; });
+        block_sum<threads>(sums, scratch);
+        float square = sums[0] * scale, rest = 0;
+        if constexpr (centred) {
+            const float mean = square;
+            float moments[2] = {0, 0};  // of the deviations; the first is what rounding lost
+            pipe.each([&](int k, int) {
+#pragma unroll
+                for (int j = 0; j < N; ++j) {
+                    v[k][j] -= mean;
+                    moments[0] += v[k][j];
+                    moments[1] += v[k][j] * v[k][j];
+                }
+            });
+            block_sum<threads>(moments, scratch);
+            rest = moments[0] * scale;
+            square = moments[1] * scale - rest * rest;
+            if (threadIdx.x % threads == 0) io.mean[row] = mean + rest;
         }
-        block_sum<threads>(moments, scratch);
-        const float rest = moments[0] / n;
-        square = moments[1] / n - rest * rest;
-#pragma unroll
-        for (int k = 0; k < packs; ++k) {
-#pragma unroll
-            for (int j = 0; j < N; ++j) v[k][j] -= rest;
+        const float rstd = rsqrtf(square + p.eps);
+        if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
+        for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
+        if (p.round_first) {
+            for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
         }
-        if (lane == 0) io.mean[row] = mean + rest;
-    }
-    const float rstd = rsqrtf(square + p.eps);
-    if (lane == 0) io.rstd[row] = rstd;
+        for_elements<packs, N>(
+            [&](int k, int j) { v[k][j] = fmaf(v[k][j], weight[k][j], bias[k][j]); });
+        dispatch_fused<fused>(p.activation, [&](auto act) {
+            for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });
+        });
+        T* y = io.y + row * p.columns;
+        pipe.each([&](int k, int i) {
+            Pack<T, N> out;
 #pragma unroll
-    for (int k = 0; k < packs; ++k) {
-        const int64_t i = (int64_t{k} * threads + lane) * N;
-        if (i >= p.columns) continue;
-        float w[N], b[N];
-        if (p.weight) load_pack(p.weight, i, w);
-        if (p.bias) load_pack(p.bias, i, b);
-        Pack<T, N> out;
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-            float r = round_if<T>(p.round_first, v[k][j] * rstd);
-            if (p.weight) r *= w[j] + p.offset;
-            if (p.bias) r += b[j];
-            v[k][j] = r;
-        }
-        if constexpr (activated) activate_all(p.activation, v[k]);
-#pragma unroll
-        for (int j = 0; j < N; ++j) out[j] = from_acc<T>(v[k][j]);
-        *reinterpret_cast<Pack<T, N>*>(io.y + row * p.columns + i) = out;
+            for (int j = 0; j < N; ++j) out[j] = from_acc<T>(v[k][j]);
+            *reinterpret_cast<Pack<T, N>*>(y + i) = out;
+        });
     }
 }
 

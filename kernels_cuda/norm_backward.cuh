@@ -17,118 +17,126 @@ struct NormBackward {
     float* partial;  // null where no parameter's is
 };
 
-template <class T, bool centred, bool activated, class Shape>
-__global__ void __launch_bounds__(Shape::block)
-    norm_backward_kernel(NormBackward<T> io, NormParams<float> p) {
-    constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
-    using Packed = Pack<T, N>;
-    __shared__ float scratch[2 * threads / 32];
-    __shared__ float shared_sums[Shape::rows > 1 ? threads * packs * N : 1];
-    const int lane = threadIdx.x % threads, part = threadIdx.x / threads;
-    const int64_t step = int64_t{gridDim.x} * Shape::rows;
-    const float n = static_cast<float>(p.columns);
-    const auto column = [&](int k) { return (int64_t{k} * threads + lane) * N; };
-    const auto load = [&](const T* base, const RowIndex& index, int64_t row, Packed(&into)[packs]) {
-        const T* from = base + index(row);
+// Adds a block's sums for its columns, one row of threads after the other, and writes them.
+template <class Pipe, class Shape, int N>
+__device__ inline void write_sums(const Pipe& pipe, const float (&sums)[Shape::packs][N],
+                                  float* shared, float* to) {
+    const int part = threadIdx.x / Shape::threads;
+    if constexpr (Shape::rows > 1) __syncthreads();
+    for (int turn = 0; turn < Shape::rows; ++turn) {
+        if (part == turn) {
+            pipe.each([&](int k, int i) {
 #pragma unroll
-        for (int k = 0; k < packs; ++k) {
-            if (column(k) < p.columns) {
-                into[k] = *reinterpret_cast<const Packed*>(from + column(k));
-            }
-        }
-    };
-    float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
-    Packed x[packs], dy[packs], next_x[packs], next_dy[packs];
-    int64_t row = int64_t{blockIdx.x} * Shape::rows + part;
-    if (row < p.rows) {
-        load(io.x, io.x_rows, row, next_x);
-        load(io.grad_y, io.grad_rows, row, next_dy);
-    }
-    for (; row < p.rows; row += step) {
-#pragma unroll
-        for (int k = 0; k < packs; ++k) x[k] = next_x[k], dy[k] = next_dy[k];
-        if (row + step < p.rows) {  // in flight while this row is summed
-            load(io.x, io.x_rows, row + step, next_x);
-            load(io.grad_y, io.grad_rows, row + step, next_dy);
-        }
-        const float mean = centred ? io.mean[row] : 0.f, rstd = io.rstd[row];
-        float g[packs][N], sums[2] = {0, 0};
-#pragma unroll
-        for (int k = 0; k < packs; ++k) {
-            if (column(k) >= p.columns) continue;
-            float w[N], b[N], pre[N];
-            if (p.weight) load_pack(p.weight, column(k), w);
-            if constexpr (activated) {
-                if (p.bias) load_pack(p.bias, column(k), b);
-            }
-#pragma unroll
-            for (int j = 0; j < N; ++j) {
-                const float v = round_if<T>(p.round_first, (to_acc(x[k][j]) - mean) * rstd);
-                g[k][j] = to_acc(dy[k][j]);
-                pre[j] = v;
-                if constexpr (activated) {
-                    if (p.weight) pre[j] *= w[j] + p.offset;
-                    if (p.bias) pre[j] += b[j];
+                for (int j = 0; j < N; ++j) {
+                    float sum = sums[k][j];
+                    if (turn > 0) sum += shared[i + j];
+                    if (turn == Shape::rows - 1) {
+                        to[i + j] = sum;
+                    } else {
+                        shared[i + j] = sum;
+                    }
                 }
-            }
-            if constexpr (activated) differentiate_all(p.activation, pre, g[k]);
+            });
+        }
+        if constexpr (Shape::rows > 1) __syncthreads();
+    }
+}
+
+// g *= the activation's derivative, where v holds the deviations of x.
+template <class T, Fused fused, class Pipe, int packs, int N>
+__device__ inline void differentiate_row(const NormParams<float>& p, const Pipe& pipe,
+                                         const float (&weight)[packs][N], float rstd,
+                                         const float (&v)[packs][N], float (&g)[packs][N]) {
+    float pre[packs][N];
+    load_parameter(p.bias, pipe, 0.f, 0.f, pre);
+    for_elements<packs, N>([&](int k, int j) {
+        pre[k][j] += round_if<T>(p.round_first, v[k][j] * rstd) * weight[k][j];
+    });
+    dispatch_fused<fused>(p.activation, [&](auto act) {
+        for_elements<packs, N>(
+            [&](int k, int j) { g[k][j] *= activate_grad<act.value>(pre[k][j]); });
+    });
+}
+
+template <class T, bool centred, Fused fused, class Shape>
+__global__ void __launch_bounds__(Shape::block)
+    norm_backward_kernel(const __grid_constant__ NormBackward<T> io,
+                         const __grid_constant__ NormParams<float> p) {
+    constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
+    extern __shared__ __align__(16) char bytes[];
+    __shared__ float scratch[3 * threads / 32];
+    using Pipe = RowPipe<T, Shape, 2>;
+    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns)};
+    const int64_t step = int64_t{gridDim.x} * Shape::rows;
+    int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
+    const auto fetch = [&](int stage) {
+        if (ahead < p.rows) {
+            pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
+            pipe.fetch(stage, 1, io.grad_y + io.grad_rows(ahead));
+        }
+        Pipe::done();
+        ahead += step;
+    };
+#pragma unroll
+    for (int s = 0; s < Shape::stages - 1; ++s) fetch(s);
+    float weight[packs][N];
+    load_parameter(p.weight, pipe, p.offset, 1.f, weight);
+    float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
+    const float scale = 1.f / static_cast<float>(p.columns);
+    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Shape::stages) {
+        fetch((stage + Shape::stages - 1) % Shape::stages);
+        const float mean = centred ? io.mean[row] : 0.f, rstd = io.rstd[row];
+        Pipe::wait();
+        float v[packs][N] = {}, g[packs][N] = {};
+        pipe.each([&](int k, int) {
+            const auto x = pipe.slot(stage, 0, k), dy = pipe.slot(stage, 1, k);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                const float v = (to_acc(x[k][j]) - mean) * rstd;
-                dweight[k][j] += g[k][j] * round_if<T>(p.round_first, v);
-                if constexpr (centred) dbias[k][j] += g[k][j];
-                if (p.weight) g[k][j] *= w[j] + p.offset;
-                sums[0] += g[k][j];
-                sums[1] += g[k][j] * v;
+                v[k][j] = to_acc(x[j]) - mean;
+                g[k][j] = to_acc(dy[j]);
             }
+        });
+        float sums[3] = {0, 0, 0};  // of g, of g v, and of v, which rounding the mean left
+        if (centred) for_elements<packs, N>([&](int k, int j) { sums[2] += v[k][j]; });
+        if constexpr (fused != Fused::none) {
+            float rest[1] = {sums[2]};
+            if (centred) block_sum<threads>(rest, scratch);
+            sums[2] = 0;
+            for_elements<packs, N>([&](int k, int j) { v[k][j] -= rest[0] * scale; });
+            differentiate_row<T, fused>(p, pipe, weight, rstd, v, g);
         }
-        if (io.dx == nullptr) continue;
+        for_elements<packs, N>([&](int k, int j) {
+            const float weighted = g[k][j] * weight[k][j];
+            sums[0] += weighted;
+            sums[1] += weighted * v[k][j];
+        });
         block_sum<threads>(sums, scratch);
-        const float shift = centred ? sums[0] / n : 0.f, slope = sums[1] / n;
+        const float rest = sums[2] * scale, shift = centred ? sums[0] * scale : 0.f;
+        const float slope = (sums[1] - rest * sums[0]) * rstd * scale;
+        for_elements<packs, N>([&](int k, int j) {
+            v[k][j] = (v[k][j] - rest) * rstd;
+            dweight[k][j] += g[k][j] * round_if<T>(p.round_first, v[k][j]);
+            if constexpr (centred) dbias[k][j] += g[k][j];
+            g[k][j] = (g[k][j] * weight[k][j] - shift - v[k][j] * slope) * rstd;
+        });
+        if (io.dx == nullptr) continue;
         T* to = io.dx + io.dx_rows(row);
         const int64_t total = io.grad_total ? io.total_rows(row) : 0;
+        pipe.each([&](int k, int i) {
+            float other[N] = {};
+            if (io.grad_total) load_pack(io.grad_total, total + i, other);
+            Pack<T, N> out;
 #pragma unroll
-        for (int k = 0; k < packs; ++k) {
-            if (column(k) >= p.columns) continue;
-            float other[N];
-            if (io.grad_total) load_pack(io.grad_total, total + column(k), other);
-            Packed out;
-#pragma unroll
-            for (int j = 0; j < N; ++j) {
-                const float v = (to_acc(x[k][j]) - mean) * rstd;
-                float d = (g[k][j] - shift - v * slope) * rstd;
-                if (io.grad_total) d += other[j];
-                out[j] = from_acc<T>(d);
-            }
-            *reinterpret_cast<Packed*>(to + column(k)) = out;
-        }
+            for (int j = 0; j < N; ++j) out[j] = from_acc<T>(g[k][j] + other[j]);
+            *reinterpret_cast<Pack<T, N>*>(to + i) = out;
+        });
     }
     if (io.partial == nullptr) return;
     // partial[block][0] for the weight, [1] for the bias
-    const auto write = [&](const auto& sums, int which) {
-        float* to = io.partial + (int64_t{blockIdx.x} * 2 + which) * p.columns;
-        for (int turn = 0; turn < Shape::rows; ++turn) {
-            if (part == turn) {
-#pragma unroll
-                for (int k = 0; k < packs; ++k) {
-                    if (column(k) >= p.columns) continue;
-#pragma unroll
-                    for (int j = 0; j < N; ++j) {
-                        float sum = sums[k][j];
-                        if constexpr (Shape::rows > 1) {
-                            float& kept = shared_sums[column(k) + j];
-                            if (turn > 0) sum += kept;
-                            kept = sum;
-                        }
-                        if (turn == Shape::rows - 1) to[column(k) + j] = sum;
-                    }
-                }
-            }
-            if constexpr (Shape::rows > 1) __syncthreads();
-        }
-    };
-    write(dweight, 0);
-    if constexpr (centred) write(dbias, 1);
+    float* shared = reinterpret_cast<float*>(bytes);
+    float* partial = io.partial + int64_t{blockIdx.x} * 2 * p.columns;
+    write_sums<Pipe, Shape>(pipe, dweight, shared, partial);
+    if constexpr (centred) write_sums<Pipe, Shape>(pipe, dbias, shared, partial + p.columns);
 }
 
 // The gradients of x, weight and bias; of rms_norm the last is nothing.
@@ -184,42 +192,37 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                          dy->tensor.scalar_type() == x.scalar_type() && (!out || out->packs(N)) &&
                          (!dtotal || (dtotal->packs(N) && !is_double(dtotal->tensor)));
             for (const auto& parameter : {weight, bias}) packs = packs && packs_of(parameter, N);
-            const auto run = [&](auto activated) {
-                return with_row_shape(in.columns / N, [&](auto shape) {
-                    using Shape = decltype(shape);
-                    const auto kernel = norm_backward_kernel<T, centred, activated, Shape>;
-                    const int64_t grid = std::min<int64_t>(launch.resident(kernel, Shape::block),
-                                                           ceil_div<int64_t>(in.rows, Shape::rows));
-                    const Tensor partial =
-                        parameters ? fresh(x, {grid * 2 * in.columns}, stat) : none_like(x);
-                    NormBackward<T> io{data<const T>(in.tensor),
-                                       data<const T>(dy->tensor),
-                                       in.index,
-                                       dy->index,
-                                       {},
-                                       {},
-                                       {},
-                                       centred ? data<const float>(mean) : nullptr,
-                                       data<const float>(rstd),
-                                       nullptr,
-                                       parameters ? data<float>(partial) : nullptr};
-                    if (dtotal) {
-                        io.grad_total = Untyped(dtotal->tensor);
-                        io.total_rows = dtotal->index;
-                    }
-                    if (out) {
-                        io.dx = data<T>(out->tensor);
-                        io.dx_rows = out->index;
-                    }
-                    launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), 0, io,
-                           params);
-                    if (parameters) finish(partial, grid);
-                });
+            const auto run = [&](auto shape, auto fused) {
+                using Shape = decltype(shape);
+                const auto kernel = norm_backward_kernel<T, centred, fused, Shape>;
+                constexpr size_t shared = RowPipe<T, Shape, 2>::bytes;
+                const int64_t grid =
+                    std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
+                                      ceil_div<int64_t>(in.rows, Shape::rows));
+                const Tensor partial =
+                    parameters ? fresh(x, {grid * 2 * in.columns}, stat) : none_like(x);
+                NormBackward<T> io{};
+                io.x = data<const T>(in.tensor), io.x_rows = in.index;
+                io.grad_y = data<const T>(dy->tensor), io.grad_rows = dy->index;
+                if (centred) io.mean = data<const float>(mean);
+                io.rstd = data<const float>(rstd);
+                if (parameters) io.partial = data<float>(partial);
+                if (dtotal) {
+                    io.grad_total = Untyped(dtotal->tensor);
+                    io.total_rows = dtotal->index;
+                }
+                if (out) {
+                    io.dx = data<T>(out->tensor);
+                    io.dx_rows = out->index;
+                }
+                launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
+                       params);
+                if (parameters) finish(partial, grid);
             };
-            if (packs && (o.activation == Activation::none ? run(std::false_type{})
-                                                           : run(std::true_type{}))) {
-                return;
-            }
+            const auto with_shape = [&](auto fused) {
+                return with_row_shape<1>(in.columns / N, [&](auto shape) { run(shape, fused); });
+            };
+            if (packs && with_fused(o.activation, with_shape)) return;
         }
         const PlainGradient<T, centred> io{PlainRows(in), PlainRows(dy),
                                            centred ? data<const A>(mean) : nullptr,

@@ -44,18 +44,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
                 io.total = Untyped(total);
             }
             if (centred) io.mean = data<float>(mean);
-            const auto run = [&](auto activated) {
-                return with_row_shape(in.columns / N, [&](auto shape) {
-                    using Shape = decltype(shape);
-                    const int64_t grid = ceil_div<int64_t>(in.rows, Shape::rows);
-                    launch(norm_forward_kernel<T, centred, activated, Shape>,
-                           dim3(static_cast<unsigned>(grid)), dim3(Shape::block), 0, io, params);
-                });
+            const auto run = [&](auto shape, auto fused) {
+                using Shape = decltype(shape);
+                const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
+                constexpr size_t shared = RowPipe<T, Shape, 1>::bytes;
+                const int64_t grid =
+                    std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
+                                      ceil_div<int64_t>(in.rows, Shape::rows));
+                launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
+                       params);
             };
-            if (packs && (o.activation == Activation::none ? run(std::false_type{})
-                                                           : run(std::true_type{}))) {
-                return;
-            }
+            const auto with_shape = [&](auto fused) {
+                return with_row_shape<0>(in.columns / N, [&](auto shape) { run(shape, fused); });
+            };
+            if (packs && with_fused(o.activation, with_shape)) return;
         }
         const int64_t grid = std::min<int64_t>(in.rows, launch.processors() * 8);
         launch(norm_forward_plain<T, centred>, dim3(static_cast<unsigned>(grid)),

@@ -24,18 +24,6 @@ struct WtParameters {
     bool flipped = false;  // for the gradient of x
 };
 
-// Calls f(plane, row, item) for the rows of `planes` planes, a power of two of lanes on a row.
-template <class F>
-__device__ inline void for_rows(int planes, int rows, int items, F&& f) {
-    const int shift = items >= 32 ? 5 : 32 - __clz(max(items, 1) - 1);
-    const int lane = threadIdx.x & ((1 << shift) - 1);
-    for (unsigned r = threadIdx.x >> shift; r < static_cast<unsigned>(planes * rows);
-         r += blockDim.x >> shift) {
-        const unsigned plane = r / rows;
-        for (int i = lane; i < items; i += 1 << shift) f(plane, r - plane * rows, i);
-    }
-}
-
 // The planes of a level: those of a plane index g * bands + band lie `size` apart.
 template <class A>
 struct WtPlanes {
@@ -63,92 +51,187 @@ __device__ inline Two<A> two(const A* p) {
     return *reinterpret_cast<const Two<A>*>(p);
 }
 
-// Loads h by w elements from (y0, x0) on, zeros outside of the image.
+// The planes of every image are a team's: f(image of the group) for those of this thread's.
+template <class F>
+__device__ inline void for_images(const WtPlan& plan, int count, F&& f) {
+    for (int g = threadIdx.x / plan.team; g < count; g += blockDim.x / plan.team) f(g);
+}
+
+// A load: row and column of the region, or nothing outside of the image; the place in the plane.
+struct WtLoad {
+    int pixel, place;
+    static constexpr int kOutside = -1;
+};
+
+// What does not change from image to image is worked out once a block.
 template <class A>
-__device__ inline void load_planes(const WtPlan& plan, const WtImage& image, int64_t first,
-                                   int64_t channel, int64_t y0, int64_t x0, int h, int w,
-                                   const WtPlanes<A>& to) {
-    const int planes = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
-    if constexpr (std::is_same_v<A, float>) {
-        if (image.packs && w % 4 == 0) {
-            for_rows(planes, h, w / 4, [&](int g, int r, int i) {
-                const int64_t y = y0 + r, x = x0 + 4 * i;
-                float v[4] = {0, 0, 0, 0};
-                if (0 <= y && y < plan.height && 0 <= x && x < plan.width) {
-                    load_pack(image.data, image(first + g, channel) + y * image.y + x, v);
-                }
-                A* out = to.row(g, r) + 4 * i;
-                *reinterpret_cast<Two<A>*>(out) = {v[0], v[1]};
-                *reinterpret_cast<Two<A>*>(out + 2) = {v[2], v[3]};
-            });
-            return;
+struct WtTables {
+    A* shared;
+    const WtPlan& plan;
+
+    __device__ WtLoad* loads(bool grad) const {
+        return reinterpret_cast<WtLoad*>(shared + (grad ? plan.grad_loads : plan.loads));
+    }
+    __device__ unsigned* steps(const WtLevel& level, bool dense) const {
+        return reinterpret_cast<unsigned*>(shared +
+                                           (dense ? level.dense_steps : level.padded_steps));
+    }
+
+    // The loads of the region, or of the tile, that begins at (y0, x0) of the image.
+    __device__ void fill_loads(bool grad, int64_t y0, int64_t x0) const {
+        const WtLevel& level = plan.level[0];
+        const int w = grad ? level.tw : level.w, each = (w + plan.vector - 1) / plan.vector;
+        const int count = grad ? plan.grad_load_count : plan.load_count;
+        const int stride = grad ? level.ts : level.rs;
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            const int r = i / each, c = (i - r * each) * plan.vector;
+            const int64_t y = y0 + r, x = x0 + c;
+            const bool inside = 0 <= y && y < plan.height && 0 <= x && x < plan.width;
+            loads(grad)[i] = {inside ? r << 16 | c : WtLoad::kOutside, r * stride + c};
         }
     }
-    for_rows(planes, h, w, [&](int g, int r, int i) {
-        const int64_t y = y0 + r, x = x0 + i;
-        const bool inside = 0 <= y && y < plan.height && 0 <= x && x < plan.width;
-        to.row(g, r)[i] =
-            inside ? load_one<A>(image.data, image(first + g, channel) + y * image.y + x * image.x)
-                   : A(0);
-    });
-}
 
-// One level of the Haar transform, from planes `band` bands apart to `bands` planes each; the rows
-// end with at least one zero where their number is odd.
-template <int dims, class A>
-__device__ inline void haar_planes(int planes, int step, int above, const WtPlanes<A>& from, int h,
-                                   int w, const WtPlanes<A>& to) {
-    constexpr int bands = 1 << dims;
-    for_rows(planes, h, w, [&](int g, int i, int j) {
-        if constexpr (dims == 2) {
-            const Two<A> p = two(from.row(g * step, 2 * i) + 2 * j);
-            Two<A> q{A(0), A(0)};
-            if (2 * i + 1 < above) q = two(from.row(g * step, 2 * i + 1) + 2 * j);
-            const A top = p.a + p.b, bottom = q.a + q.b, left = p.a - p.b, right = q.a - q.b;
-            to.row(g * bands, i)[j] = A(0.5) * (top + bottom);
-            to.row(g * bands + 1, i)[j] = A(0.5) * (top - bottom);
-            to.row(g * bands + 2, i)[j] = A(0.5) * (left + right);
-            to.row(g * bands + 3, i)[j] = A(0.5) * (left - right);
-        } else {
-            const Two<A> p = two(from.row(g * step, i) + 2 * j);
-            to.row(g * bands, i)[j] = A(0.70710678118654752) * (p.a + p.b);
-            to.row(g * bands + 1, i)[j] = A(0.70710678118654752) * (p.a - p.b);
-        }
-    });
-}
-
-// All levels below the one that was loaded.
-template <int dims, class A>
-__device__ inline void cascade(A* shared, const WtPlan& plan, bool of_tile) {
-    for (int l = 1; l <= plan.levels; ++l) {
+    // Two blocks of a level, side by side, and their pixels above: offsets in their planes.
+    __device__ void fill_steps(int l, bool dense) const {
         const WtLevel &level = plan.level[l], &upper = plan.level[l - 1];
-        const int step = l == 1 ? 1 : 1 << dims;
-        if (of_tile) {
-            haar_planes<dims>(plan.group, step, upper.th, dense(shared, plan, l - 1), level.th,
-                              level.tw, dense(shared, plan, l));
-        } else {
-            haar_planes<dims>(plan.group, step, upper.h, padded(shared, plan, l - 1), level.h,
-                              level.w, padded(shared, plan, l));
+        const int each = ((dense ? level.tw : level.w) + 1) / 2;
+        const int count = dense ? level.dense_count : level.padded_count;
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            const int r = i / each, c = 2 * (i - r * each), y = plan.dims == 2 ? 2 * r : r;
+            const int above = y * (dense ? upper.ts : upper.rs) + 2 * c;
+            steps(level, dense)[i] = above << 16 | (r * (dense ? level.ts : level.rs) + c);
         }
-        __syncthreads();
     }
+};
+
+// Loads the planes of the images from `first` on, the region that begins at (y0, x0).
+template <class A>
+__device__ inline void load_planes(const WtTables<A>& tables, bool grad, const WtImage& image,
+                                   int64_t first, int64_t channel, int64_t y0, int64_t x0,
+                                   const WtPlanes<A>& to) {
+    const WtPlan& plan = tables.plan;
+    const int images = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
+    const int count = grad ? plan.grad_load_count : plan.load_count;
+    const WtLoad* loads = tables.loads(grad);
+    const int lane = threadIdx.x % plan.team;
+    with_element<sizeof(A) == 8>(image.data.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        for_images(plan, images, [&](int g) {
+            const T* from = static_cast<const T*>(image.data.data) + image(first + g, channel) +
+                            y0 * image.y + x0 * image.x;
+            A* plane = to.first + g * to.size;
+            if (plan.vector == 4) {
+                constexpr int kFlight = 4;  // loads in flight
+                for (int i = lane; i < count; i += kFlight * plan.team) {
+                    Pack<T, 4> packs[kFlight];
+                    int places[kFlight];
+#pragma unroll
+                    for (int k = 0; k < kFlight; ++k) {
+                        packs[k] = Pack<T, 4>{};
+                        places[k] = -1;
+                        if (i + k * plan.team >= count) continue;
+                        const WtLoad load = loads[i + k * plan.team];
+                        places[k] = load.place;
+                        if (load.pixel == WtLoad::kOutside) continue;
+                        packs[k] = *reinterpret_cast<const Pack<T, 4>*>(
+                            from + (load.pixel >> 16) * image.y + (load.pixel & 0xffff));
+                    }
+#pragma unroll
+                    for (int k = 0; k < kFlight; ++k) {
+                        if (places[k] < 0) continue;
+                        A v[4];
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) v[j] = static_cast<A>(to_acc(packs[k][j]));
+                        *reinterpret_cast<Two<A>*>(plane + places[k]) = {v[0], v[1]};
+                        *reinterpret_cast<Two<A>*>(plane + places[k] + 2) = {v[2], v[3]};
+                    }
+                }
+            } else {
+#pragma unroll 4
+                for (int i = lane; i < count; i += plan.team) {
+                    const WtLoad load = loads[i];
+                    A v = 0;
+                    if (load.pixel != WtLoad::kOutside) {
+                        v = static_cast<A>(to_acc(
+                            from[(load.pixel >> 16) * image.y + (load.pixel & 0xffff) * image.x]));
+                    }
+                    plane[load.place] = v;
+                }
+            }
+        });
+    });
 }
 
-// The element at (y, x..x+1), x even, of the inverse transform of four (two) bands of a plane.
+// The pixels and bands of two blocks side by side. The transform is its own inverse but for the
+// order: band 1 is high along the height, the second pixel is along the width.
 template <int dims, class A>
-__device__ inline Two<A> inverse_pair(const WtPlanes<A>& bands, int plane, int y, int x) {
-    constexpr int count = 1 << dims;
-    if constexpr (dims == 2) {
-        const int i = y / 2, j = x / 2;
-        const A sign = y % 2 == 0 ? A(0.5) : A(-0.5);
-        const A p =
-            A(0.5) * bands.row(plane * count, i)[j] + sign * bands.row(plane * count + 1, i)[j];
-        const A q =
-            A(0.5) * bands.row(plane * count + 2, i)[j] + sign * bands.row(plane * count + 3, i)[j];
-        return {p + q, p - q};
-    } else {
-        const A p = bands.row(plane * count, y)[x / 2], q = bands.row(plane * count + 1, y)[x / 2];
-        return {A(0.70710678118654752) * (p + q), A(0.70710678118654752) * (p - q)};
+struct WtBlocks {
+    // From pixels to bands.
+    __device__ static void analyse(const A* from, int stride, A* to, int size) {
+        const Two<A> p = two(from), q = two(from + 2);
+        if constexpr (dims == 2) {
+            const Two<A> r = two(from + stride), s = two(from + stride + 2);
+            const Quad left = quad(p, r), right = quad(q, s);
+#pragma unroll
+            for (int band = 0; band < 4; ++band)
+                write(to + band * size, left.v[band], right.v[band]);
+        } else {
+            constexpr A k = A(0.70710678118654752);
+            write(to, k * (p.a + p.b), k * (q.a + q.b));
+            write(to + size, k * (p.a - p.b), k * (q.a - q.b));
+        }
+    }
+
+    // From bands to pixels, added to what is there.
+    __device__ static void synthesise(const A* from, int size, A* to, int stride) {
+        const Two<A> ll = two(from), lh = two(from + size);
+        if constexpr (dims == 2) {
+            const Two<A> hl = two(from + 2 * size), hh = two(from + 3 * size);
+            const Quad p = quad({ll.a, hl.a}, {lh.a, hh.a}), q = quad({ll.b, hl.b}, {lh.b, hh.b});
+            add(to, p.v[0], p.v[2]), add(to + 2, q.v[0], q.v[2]);
+            add(to + stride, p.v[1], p.v[3]), add(to + stride + 2, q.v[1], q.v[3]);
+        } else {
+            constexpr A k = A(0.70710678118654752);
+            add(to, k * (ll.a + lh.a), k * (ll.a - lh.a));
+            add(to + 2, k * (ll.b + lh.b), k * (ll.b - lh.b));
+        }
+    }
+
+  private:
+    struct Quad {
+        A v[4];
+    };
+    __device__ static Quad quad(Two<A> top, Two<A> bottom) {
+        const A p = A(0.5) * (top.a + top.b), q = A(0.5) * (bottom.a + bottom.b);
+        const A r = A(0.5) * (top.a - top.b), s = A(0.5) * (bottom.a - bottom.b);
+        return {{p + q, p - q, r + s, r - s}};
+    }
+    __device__ static void write(A* to, A a, A b) { *reinterpret_cast<Two<A>*>(to) = {a, b}; }
+    __device__ static void add(A* to, A a, A b) { write(to, to[0] + a, to[1] + b); }
+};
+
+// Every level from the one above it, from level 1 down.
+template <int dims, class A>
+__device__ inline void cascade(const WtTables<A>& tables, bool of_tile) {
+    const WtPlan& plan = tables.plan;
+    for (int l = 1; l <= plan.levels; ++l) {
+        const WtLevel& level = plan.level[l];
+        const WtPlanes<A> from =
+            of_tile ? dense(tables.shared, plan, l - 1) : padded(tables.shared, plan, l - 1);
+        const WtPlanes<A> to =
+            of_tile ? dense(tables.shared, plan, l) : padded(tables.shared, plan, l);
+        const unsigned* steps = tables.steps(level, of_tile);
+        const int count = of_tile ? level.dense_count : level.padded_count;
+        const int step = (l == 1 ? 1 : 1 << dims) * from.size;
+        for_images(plan, plan.group, [&](int g) {
+            for (int i = threadIdx.x % plan.team; i < count; i += plan.team) {
+                const unsigned e = steps[i];
+                WtBlocks<dims, A>::analyse(from.first + g * step + (e >> 16), from.stride,
+                                           to.first + (g << dims) * to.size + (e & 0xffff),
+                                           to.size);
+            }
+        });
+        __syncthreads();
     }
 }
 
@@ -194,7 +277,8 @@ struct WtTable {
         const int l = e & 15, band = e >> 4 & 3, g = e >> 6 & 31;
         const int bands = 1 << plan.dims;
         return {l, l == 0 ? g : g * bands + band, l == 0 ? 0 : 1 + (l - 1) * bands + band,
-                static_cast<int>(e >> 11 & 1023) * plan.rows, static_cast<int>(e >> 21) * 4};
+                static_cast<int>(e >> 11 & 1023) * plan.level[l].rows,
+                static_cast<int>(e >> 21) * 4};
     }
 };
 
@@ -245,10 +329,10 @@ __device__ inline void load_strip(const A* p, A (&v)[4 * vectors]) {
     }
 }
 
-// Filters the strip at (row, column) of the region: kWtRows rows of four columns. K = 0 is for any.
-template <int K, int dims, class A>
+// Filters the strip at (row, column) of the region, some rows of four columns. K = 0 is for any.
+template <int K, int dims, int rows, class A>
 __device__ inline void filter_strip(const WtPlan& plan, const WtPlanes<A>& in, int plane, int row,
-                                    int column, const A* weights, A (&acc)[kWtRows][4]) {
+                                    int column, const A* weights, A (&acc)[rows][4]) {
     const A* from = in.row(plane, row - plan.before_y) + column - plan.left;
     if constexpr (K > 0) {
         constexpr int height = dims == 2 ? K : 1, vectors = WtReach<K>::vectors;
@@ -256,13 +340,13 @@ __device__ inline void filter_strip(const WtPlan& plan, const WtPlanes<A>& in, i
 #pragma unroll
         for (int i = 0; i < height * K; ++i) w[i] = weights[i];
 #pragma unroll
-        for (int i = 0; i < kWtRows + height - 1; ++i) {
+        for (int i = 0; i < rows + height - 1; ++i) {
             A v[4 * vectors];
             load_strip<vectors>(from + i * in.stride, v);
 #pragma unroll
             for (int u = 0; u < height; ++u) {
                 const int r = i - u;
-                if (r < 0 || r >= kWtRows) continue;
+                if (r < 0 || r >= rows) continue;
 #pragma unroll
                 for (int t = 0; t < K; ++t) {
 #pragma unroll
@@ -278,7 +362,7 @@ __device__ inline void filter_strip(const WtPlan& plan, const WtPlanes<A>& in, i
             for (int t = 0; t < plan.kernel; ++t) {
                 const A w = weights[u * plan.kernel + t];
 #pragma unroll
-                for (int r = 0; r < kWtRows; ++r) {
+                for (int r = 0; r < rows; ++r) {
 #pragma unroll
                     for (int j = 0; j < 4; ++j) {
                         acc[r][j] += w * from[(r + u) * in.stride + skip + t + j];

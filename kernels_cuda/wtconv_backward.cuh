@@ -35,7 +35,7 @@ void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage
     const int levels = call.levels - from;
     const int64_t n = dims == 2 ? call.n : 1, rows = dims == 2 ? height : call.n;
     FW_CHECK(make_plan(plan, n, call.channels, rows, width, dims, call.kernel, levels, false, true,
-                       sizeof(A), launch.shared_limit()),
+                       x.packs && grad.packs ? 4 : 1, sizeof(A), launch.shared_limit()),
              call.op, "kernel size ", call.kernel, " needs more shared memory than the GPU has");
     if (plan.levels < levels) {
         const WtLow<A, dims> low_x(launch, call, x, height, width);
@@ -49,7 +49,7 @@ void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage
         if constexpr (kernel > 0) run = wtconv_correlate_kernel<A, kernel, dims>;
         const size_t shared = plan.elements * sizeof(A);
         WtCorrelate<A> p{x, grad, nullptr, 1};
-        p.chunks = wt_chunks(plan, launch.resident(run, kWtThreads, shared) / 3);
+        p.chunks = wt_chunks(plan, launch.resident(run, kWtThreads, shared) / 2);
         const int64_t blocks = p.chunks * plan.tiles();
         const int taps = plan.taps(), filters = plan.filters();
         const ScalarType dtype = sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float;

@@ -22,7 +22,7 @@ __device__ inline void correlate_strip(const WtPlan& plan, const WtLevel& level,
                                        const WtJob& job, A (&acc)[dims == 2 ? K * K : K],
                                        A& total) {
     constexpr int height = dims == 2 ? K : 1, vectors = WtReach<K>::vectors;
-    const int rows = min(plan.rows, level.th - job.row);
+    const int rows = min(level.rows, level.th - job.row);
     const A* from =
         x.row(job.plane, level.oy + job.row - plan.before_y) + level.ox + job.column - plan.left;
     const A* g = grad.row(job.plane, job.row) + job.column;
@@ -60,17 +60,29 @@ __device__ inline void correlate_strip(const WtPlan& plan, const WtLevel& level,
 }
 
 template <class A, int dims>
-__device__ inline void load_both(A* shared, const WtPlan& plan, const WtCorrelate<A>& p,
+__device__ inline void fill_both(const WtTables<A>& tables, const WtBlock& block) {
+    const WtLevel& region = tables.plan.level[0];
+    tables.fill_loads(false, block.y0 - region.oy, block.x0 - region.ox);
+    tables.fill_loads(true, block.y0, block.x0);
+    for (int l = 1; l <= tables.plan.levels; ++l) {
+        tables.fill_steps(l, false);
+        tables.fill_steps(l, true);
+    }
+}
+
+template <class A, int dims>
+__device__ inline void load_both(const WtTables<A>& tables, const WtCorrelate<A>& p,
                                  const WtBlock& block, int64_t first) {
+    const WtPlan& plan = tables.plan;
     const WtLevel& region = plan.level[0];
     __syncthreads();
-    load_planes(plan, p.x, first, block.channel, block.y0 - region.oy, block.x0 - region.ox,
-                region.h, region.w, padded(shared, plan, 0));
-    load_planes(plan, p.grad, first, block.channel, block.y0, block.x0, region.th, region.tw,
-                dense(shared, plan, 0));
+    load_planes(tables, false, p.x, first, block.channel, block.y0 - region.oy,
+                block.x0 - region.ox, padded(tables.shared, plan, 0));
+    load_planes(tables, true, p.grad, first, block.channel, block.y0, block.x0,
+                dense(tables.shared, plan, 0));
     __syncthreads();
-    cascade<dims>(shared, plan, false);
-    cascade<dims>(shared, plan, true);
+    cascade<dims>(tables, false);
+    cascade<dims>(tables, true);
 }
 
 // A thread keeps one job, and its sums, through all images.
@@ -85,6 +97,8 @@ __global__ void __launch_bounds__(kWtThreads, 2)
     for (int i = threadIdx.x; i < plan.weights; i += blockDim.x) shared[i] = 0;
     const WtTable<A> table(shared, plan);
     table.fill(plan);
+    const WtTables<A> tables{shared, plan};
+    fill_both<A, dims>(tables, block);
     __syncthreads();
     const bool works = threadIdx.x < plan.jobs;
     const WtJob job = table(plan, works ? threadIdx.x : 0);
@@ -92,7 +106,7 @@ __global__ void __launch_bounds__(kWtThreads, 2)
     A acc[taps] = {}, total = 0;
     for (int64_t group = block.chunk; group < plan.groups(); group += p.chunks) {
         const int64_t first = group * plan.group;
-        load_both<A, dims>(shared, plan, p, block, first);
+        load_both<A, dims>(tables, p, block, first);
         if (works && first + g < plan.n) {
             correlate_strip<K, dims>(plan, plan.level[job.level], padded(shared, plan, job.level),
                                      dense(shared, plan, job.level), job, acc, total);
@@ -138,6 +152,8 @@ __global__ void __launch_bounds__(kWtThreads)
     A* shared = reinterpret_cast<A*>(bytes);
     const WtBlock block(plan, p.chunks);
     for (int i = threadIdx.x; i < plan.weights; i += blockDim.x) shared[i] = 0;
+    const WtTables<A> tables{shared, plan};
+    fill_both<A, dims>(tables, block);
     const int taps = plan.taps(), bands = 1 << dims;
     A* partial =
         p.partial + ((block.chunk * plan.tiles() + block.tile) * plan.channels + block.channel) *
@@ -146,7 +162,7 @@ __global__ void __launch_bounds__(kWtThreads)
     for (int64_t group = block.chunk; group < plan.groups(); group += p.chunks) {
         const int64_t first = group * plan.group;
         const int planes = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
-        load_both<A, dims>(shared, plan, p, block, first);
+        load_both<A, dims>(tables, p, block, first);
         for (int i = threadIdx.x; i < plan.filters() * (taps + 1); i += blockDim.x) {
             const int filter = i / (taps + 1), tap = i % (taps + 1);
             const int l = filter == 0 ? 0 : 1 + (filter - 1) / bands;

@@ -43,15 +43,17 @@ __device__ inline void add_deeper(A* shared, const WtPlan& plan, const WtForward
                                   int64_t first, int64_t channel, int64_t y0, int64_t x0) {
     const WtLevel& level = plan.level[plan.levels];
     const WtPlanes<A> low = dense(shared, plan, plan.levels);
-    const int planes = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
-    for_rows(planes, level.th, level.tw, [&](int g, int r, int i) {
-        const int64_t y = y0 + r, x = x0 + i;
-        if (y < p.deeper_h && x < p.deeper_w) {
+    const int images = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
+    for_images(plan, images, [&](int g) {
+        for (int i = threadIdx.x % plan.team; i < level.th * level.tw; i += plan.team) {
+            const int r = i / level.tw, c = i - r * level.tw;
+            const int64_t y = y0 + r, x = x0 + c;
+            if (y >= p.deeper_h || x >= p.deeper_w) continue;
             // in one dimension the rows are images
             const int64_t row = plan.dims == 2
                                     ? ((first + g) * plan.channels + channel) * p.deeper_h + y
                                     : y * plan.channels + channel;
-            low.row(g << plan.dims, r)[i] += p.deeper[row * p.deeper_w + x];
+            low.row(g << plan.dims, r)[c] += p.deeper[row * p.deeper_w + x];
         }
     });
     __syncthreads();
@@ -59,63 +61,88 @@ __device__ inline void add_deeper(A* shared, const WtPlan& plan, const WtForward
 
 // From the deepest level up to the first, each onto the low band above it.
 template <int dims, class A>
-__device__ inline void climb(A* shared, const WtPlan& plan) {
+__device__ inline void climb(const WtTables<A>& tables) {
+    const WtPlan& plan = tables.plan;
     for (int l = plan.levels; l > 1; --l) {
-        const WtLevel& upper = plan.level[l - 1];
-        const WtPlanes<A> from = dense(shared, plan, l), to = dense(shared, plan, l - 1);
-        for_rows(plan.group, upper.th, (upper.tw + 1) / 2, [&](int g, int y, int i) {
-            const Two<A> v = inverse_pair<dims>(from, g, y, 2 * i);
-            A* low = to.row(g << dims, y) + 2 * i;
-            low[0] += v.a;
-            if (2 * i + 1 < upper.tw) low[1] += v.b;
+        const WtLevel& level = plan.level[l];
+        const WtPlanes<A> from = dense(tables.shared, plan, l),
+                          to = dense(tables.shared, plan, l - 1);
+        const unsigned* steps = tables.steps(level, true);
+        for_images(plan, plan.group, [&](int g) {
+            for (int i = threadIdx.x % plan.team; i < level.dense_count; i += plan.team) {
+                const unsigned e = steps[i];
+                WtBlocks<dims, A>::synthesise(
+                    from.first + (g << dims) * from.size + (e & 0xffff), from.size,
+                    to.first + (g << dims) * to.size + (e >> 16), to.stride);
+            }
         });
         __syncthreads();
     }
 }
 
+// The inverse of the first level for a strip of four columns, added to it.
+template <int dims, class A>
+__device__ inline void add_inverse(const WtPlanes<A>& bands, int image, int row, int column,
+                                   A (&acc)[kWtBaseRows][4]) {
+    constexpr int step = dims;  // rows that one row of coefficients makes
+    const A* from = bands.row(image << dims, row / step) + column / 2;
+#pragma unroll
+    for (int r = 0; r < kWtBaseRows; r += step) {
+        const A* p = from + r / step * bands.stride;
+        if constexpr (dims == 2) {
+            WtBlocks<dims, A>::synthesise(p, bands.size, acc[r], 4);
+        } else {
+            WtBlocks<dims, A>::synthesise(p, bands.size, acc[r], 0);
+        }
+    }
+}
+
 // The base filter, plus the inverse of the first level, to the output.
 template <int K, int dims, class A>
-__device__ inline void finish(A* shared, const WtPlan& plan, const WtForward<A>& p,
+__device__ inline void finish(const WtTables<A>& tables, const WtForward<A>& p,
                               const WtTable<A>& table, int64_t first, int64_t channel, int64_t y0,
                               int64_t x0) {
+    const WtPlan& plan = tables.plan;
     const WtLevel& level = plan.level[0];
+    const A bias = tables.shared[plan.weights + plan.filters() * plan.taps()];
     for (int index = WtTable<A>::base(plan) + threadIdx.x; index < plan.jobs; index += blockDim.x) {
         const WtJob job = table(plan, index);
         if (first + job.plane >= plan.n) continue;
-        A acc[kWtRows][4] = {};
+        alignas(16) A acc[kWtBaseRows][4];
+#pragma unroll
+        for (int r = 0; r < kWtBaseRows; ++r) acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = bias;
         if (p.base) {
-            filter_strip<K, dims>(plan, padded(shared, plan, 0), job.plane, level.oy + job.row,
-                                  level.ox + job.column, shared + plan.weights, acc);
+            filter_strip<K, dims>(plan, padded(tables.shared, plan, 0), job.plane,
+                                  level.oy + job.row, level.ox + job.column,
+                                  tables.shared + plan.weights, acc);
         }
-        const A bias = shared[plan.weights + plan.filters() * plan.taps()];
-        const int64_t at = p.y(first + job.plane, channel);
-#pragma unroll
-        for (int r = 0; r < kWtRows; ++r) {
-            const int64_t y = y0 + job.row + r, x = x0 + job.column;
-            if (job.row + r >= level.th || y >= plan.height) break;
-            A v[4];
-#pragma unroll
-            for (int j = 0; j < 4; j += 2) {
-                v[j] = acc[r][j] + bias, v[j + 1] = acc[r][j + 1] + bias;
-                if (plan.levels > 0 && job.column + j < level.tw) {
-                    const Two<A> more = inverse_pair<dims>(dense(shared, plan, 1), job.plane,
-                                                           job.row + r, job.column + j);
-                    v[j] += more.a, v[j + 1] += more.b;
-                }
-            }
-            if constexpr (std::is_same_v<A, float>) {
-                if (p.y.packs && job.column + 4 <= level.tw) {
-                    if (x < plan.width) store_pack(p.y.data, at + y * p.y.y + x, v);
-                    continue;
-                }
-            }
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                if (job.column + j < level.tw && x + j < plan.width) {
-                    store_one(p.y.data, at + y * p.y.y + (x + j) * p.y.x, v[j]);
-                }
-            }
+        if (plan.levels > 0) {
+            add_inverse<dims>(dense(tables.shared, plan, 1), job.plane, job.row, job.column, acc);
         }
+        const int64_t y = y0 + job.row, x = x0 + job.column;
+        const int rows = static_cast<int>(min(int64_t{level.th - job.row}, plan.height - y));
+        const int columns = static_cast<int>(min(int64_t{level.tw - job.column}, plan.width - x));
+        with_element<sizeof(A) == 8>(p.y.data.dtype, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            T* to = static_cast<T*>(p.y.data.data) + p.y(first + job.plane, channel) + y * p.y.y +
+                    x * p.y.x;
+#pragma unroll
+            for (int r = 0; r < kWtBaseRows; ++r) {
+                if (r >= rows) break;
+                Pack<T, 4> pack;
+#pragma unroll
+                for (int j = 0; j < 4; ++j) pack[j] = from_acc<T>(acc[r][j]);
+                T* at = to + r * p.y.y;
+                if (p.y.packs) {
+                    if (columns > 0) *reinterpret_cast<Pack<T, 4>*>(at) = pack;
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        if (j < columns) at[j * p.y.x] = pack[j];
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -130,22 +157,28 @@ __global__ void __launch_bounds__(kWtThreads, sizeof(A) == 4 ? 2 : 1)
     const WtTable<A> table(shared, plan);
     table.fill(plan);
     load_weights(shared + plan.weights, plan, p.parameters, block.channel);
+    const WtTables<A> tables{shared, plan};
     const WtLevel& region = plan.level[0];
+    tables.fill_loads(false, block.y0 - region.oy, block.x0 - region.ox);
+    for (int l = 1; l <= plan.levels; ++l) {
+        tables.fill_steps(l, false);
+        if (l > 1) tables.fill_steps(l, true);
+    }
     for (int64_t group = block.chunk; group < plan.groups(); group += p.chunks) {
         const int64_t first = group * plan.group;
         __syncthreads();
-        load_planes(plan, p.x, first, block.channel, block.y0 - region.oy, block.x0 - region.ox,
-                    region.h, region.w, padded(shared, plan, 0));
+        load_planes(tables, false, p.x, first, block.channel, block.y0 - region.oy,
+                    block.x0 - region.ox, padded(shared, plan, 0));
         __syncthreads();
-        cascade<dims>(shared, plan, false);
+        cascade<dims>(tables, false);
         filter_bands<K, dims>(shared, plan, table);
         __syncthreads();
         if (p.deeper != nullptr) {
             add_deeper(shared, plan, p, first, block.channel, dims == 2 ? block.y0 / 2 : block.y0,
                        block.x0 / 2);
         }
-        climb<dims>(shared, plan);
-        finish<K, dims>(shared, plan, p, table, first, block.channel, block.y0, block.x0);
+        climb<dims>(tables);
+        finish<K, dims>(tables, p, table, first, block.channel, block.y0, block.x0);
     }
 }
 
@@ -158,7 +191,7 @@ void wtconv_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x
     const int levels = call.levels - from;
     const int64_t n = dims == 2 ? call.n : 1, rows = dims == 2 ? height : call.n;
     FW_CHECK(make_plan(plan, n, call.channels, rows, width, dims, call.kernel, levels, flipped,
-                       false, sizeof(A), launch.shared_limit()),
+                       false, x.packs ? 4 : 1, sizeof(A), launch.shared_limit()),
              call.op, "kernel size ", call.kernel, " needs more shared memory than the GPU has");
     WtForward<A> p{x, y, nullptr, 0, 0, call.parameters(from, plan.levels, base, flipped), base, 1};
     Tensor deeper;
@@ -174,9 +207,8 @@ void wtconv_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x
     with_wt_kernel<A>(call.kernel, [&](auto kernel) {
         const auto run = wtconv_forward_kernel<A, kernel, dims>;
         const size_t shared = plan.elements * sizeof(A);
-        const int threads = plan.jobs > 192 ? kWtThreads : kWtThreads / 2;
-        p.chunks = wt_chunks(plan, launch.resident(run, threads, shared));
-        launch(run, wt_grid(plan, p.chunks), dim3(threads), shared, plan, p);
+        p.chunks = wt_chunks(plan, launch.resident(run, plan.threads, shared));
+        launch(run, wt_grid(plan, p.chunks), dim3(plan.threads), shared, plan, p);
     });
 }
 

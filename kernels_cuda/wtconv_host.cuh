@@ -24,11 +24,11 @@ inline dim3 wt_grid(const WtPlan& plan, int64_t chunks) {
     return dim3(static_cast<unsigned>(blocks));
 }
 
-// Blocks that a channel's groups of images are spread over: enough for several waves, since a
-// block that takes more than one group reads its filters once.
+// Blocks that a channel's groups of images are spread over: two waves of all, since a block pays
+// for its tables and filters once.
 inline int wt_chunks(const WtPlan& plan, int64_t resident) {
     const int64_t others = plan.channels * plan.tiles();
-    return static_cast<int>(std::clamp<int64_t>(6 * resident / others, 1, plan.groups()));
+    return static_cast<int>(std::clamp<int64_t>(2 * resident / others, 1, plan.groups()));
 }
 
 template <class F>

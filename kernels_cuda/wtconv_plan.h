@@ -12,6 +12,7 @@ namespace fusewright::cuda {
 
 constexpr int kWtLevels = 8;     // at most in one kernel
 constexpr int kWtRows = 7;       // of a job: four columns wide, and so many rows high
+constexpr int kWtBaseRows = 8;   // of a job of the base filter: even, for pairs of rows
 constexpr int kWtThreads = 256;  // at most in a block
 
 // One level of a region. Planes of the data are stored with zeros around them, those of results
@@ -23,6 +24,10 @@ struct WtLevel {
     int oy, ox;         // where the tile begins in the region
     int ts, tile, out;  // dense: row stride, size of a plane, offset
     int strips, segs;   // of jobs
+    int rows;           // of a job
+    // Where the steps between this level and the one above it read and write, by the offsets in a
+    // plane: of the padded planes and of the dense ones.
+    int padded_steps, dense_steps, padded_count, dense_count;
 };
 
 struct WtPlan {
@@ -34,8 +39,12 @@ struct WtPlan {
     int group;                 // planes in a block at once
     int tile_h, tile_w, halo;  // halo along the width, and in two dimensions along the height
     int tiles_y, tiles_x;
-    int rows;                            // of a job
-    int weights, table, jobs, elements;  // offsets and sizes in shared memory, in elements
+    int threads;               // of a block
+    int team;                  // threads that share the planes of an image
+    int weights, table, jobs;  // offset of the filters; offset and number of the jobs
+    int loads, grad_loads;     // offsets of what loads the region, and the tile
+    int load_count, grad_load_count, vector;  // their numbers; elements of a load
+    int elements;                             // of shared memory
     WtLevel level[kWtLevels + 1];
 
     constexpr int bands() const { return 1 << dims; }
@@ -51,7 +60,7 @@ constexpr int round_up(int v, int to) { return (v + to - 1) / to * to; }
 // Lays the region of `plan` out. `correlate` is for the gradients of the filters: the second
 // operand is dense at level 0 too, and jobs keep their sums, so that there may be no more of them
 // than threads.
-inline void lay_out(WtPlan& plan, bool correlate) {
+inline void lay_out(WtPlan& plan, bool correlate, size_t element) {
     const int before = plan.before, after = plan.after;
     plan.left = round_up(before, 2);
     int at = 0, h = plan.tile_h + 2 * plan.halo_y(), w = plan.tile_w + 2 * plan.halo;
@@ -62,47 +71,75 @@ inline void lay_out(WtPlan& plan, bool correlate) {
         level.h = h, level.w = w, level.th = th, level.tw = tw, level.oy = oy, level.ox = ox;
         // the vectors that the last strip of four columns reads end with the row
         level.rs = round_up(w, 4) - 4 + round_up(plan.left + 4 + after, 4);
-        level.plane = (plan.before_y + round_up(h, kWtRows) + plan.after_y) * level.rs;
+        const int rows = std::max(round_up(h, kWtRows), round_up(h, kWtBaseRows));
+        level.plane = (plan.before_y + rows + plan.after_y) * level.rs;
         level.in = at;
         at += planes * level.plane;
         level.ts = round_up(tw, 4);
-        level.tile = th * level.ts;
+        level.tile = round_up(th, 2) * level.ts;
         level.out = at;
         if (l > 0 || correlate) at += planes * level.tile;
         at = round_up(at, 4);
         if (plan.dims == 2) h = (h + 1) / 2, th = (th + 1) / 2, oy /= 2;
         w = (w + 1) / 2, tw = (tw + 1) / 2, ox /= 2;
     }
-    for (plan.rows = kWtRows;; ++plan.rows) {
+    for (int rows = kWtRows;; ++rows) {
         plan.jobs = 0;
         for (int l = 0; l <= plan.levels; ++l) {
             WtLevel& level = plan.level[l];
+            level.rows = l == 0 && !correlate ? kWtBaseRows : rows;
             level.strips = round_up(level.tw, 4) / 4;
-            level.segs = (level.th + plan.rows - 1) / plan.rows;
+            level.segs = (level.th + level.rows - 1) / level.rows;
             plan.jobs += plan.group * (l == 0 ? 1 : plan.bands()) * level.strips * level.segs;
         }
-        if (!correlate || plan.jobs <= kWtThreads || plan.rows >= plan.tile_h) break;
+        if (!correlate || plan.jobs <= kWtThreads || rows >= plan.tile_h) break;
     }
     plan.weights = at;
     at += round_up(plan.filters() * plan.taps() + 1, 4);
-    plan.table = at;
-    plan.elements = at + plan.jobs;  // entries are no larger than elements
-    if (correlate) {                 // the sums of the jobs, where the planes were
+    // the tables have entries of four bytes, those of loads of eight
+    const auto table = [&](int entries, int words) {
+        const int start = at;
+        at += round_up(static_cast<int>((entries * words * 4 + element - 1) / element), 4);
+        return start;
+    };
+    plan.table = table(plan.jobs, 1);
+    const auto loads = [&](int rows, int columns) {
+        return rows * ((columns + plan.vector - 1) / plan.vector);
+    };
+    const WtLevel& region = plan.level[0];
+    plan.load_count = loads(region.h, region.w);
+    plan.loads = table(plan.load_count, 2);
+    plan.grad_load_count = correlate ? loads(region.th, region.tw) : 0;
+    plan.grad_loads = table(plan.grad_load_count, 2);
+    for (int l = 1; l <= plan.levels; ++l) {
+        WtLevel& level = plan.level[l];
+        level.padded_count = level.h * ((level.w + 1) / 2);
+        level.padded_steps = table(level.padded_count, 1);
+        level.dense_count = l > 1 || correlate ? level.th * ((level.tw + 1) / 2) : 0;
+        level.dense_steps = table(level.dense_count, 1);
+    }
+    plan.elements = at;
+    if (correlate) {  // the sums of the jobs, where the planes were
         plan.elements = std::max(plan.elements, plan.jobs * (plan.taps() + 1));
     }
+    plan.threads = correlate || plan.jobs > 192 ? kWtThreads : kWtThreads / 2;
+    plan.team = std::max(32, plan.threads / plan.group);
 }
 
 inline bool fits(const WtPlan& plan, bool correlate, size_t element, size_t shared) {
-    return plan.elements * element <= shared && (!correlate || plan.jobs <= kWtThreads);
+    // offsets in a plane are kept in 16 bits
+    return plan.elements * element <= shared && plan.level[0].plane < 1 << 16 &&
+           (!correlate || plan.jobs <= kWtThreads);
 }
 
-// The plan for as many of `levels` as one kernel serves: all of them, or one, or none.
+// The plan for as many of `levels` as one kernel serves: all of them, or one, or none. `vector` is
+// the number of elements that one access may read.
 inline bool make_plan(WtPlan& plan, int64_t n, int64_t channels, int64_t height, int64_t width,
-                      int dims, int kernel, int levels, bool flipped, bool correlate,
+                      int dims, int kernel, int levels, bool flipped, bool correlate, int vector,
                       size_t element, size_t shared) {
     plan = WtPlan{};
     plan.n = n, plan.channels = channels, plan.height = height, plan.width = width;
-    plan.dims = dims, plan.kernel = kernel;
+    plan.dims = dims, plan.kernel = kernel, plan.vector = vector;
     plan.before = flipped ? kernel / 2 : (kernel - 1) / 2;
     plan.after = kernel - 1 - plan.before;
     plan.before_y = dims == 2 ? plan.before : 0;
@@ -113,11 +150,15 @@ inline bool make_plan(WtPlan& plan, int64_t n, int64_t channels, int64_t height,
         plan.levels = levels;
         plan.tile_h = static_cast<int>(dims == 1 ? std::min<int64_t>(height, 2 * kWtRows) : height);
         plan.tile_w = static_cast<int>(width);
-        const int64_t jobs =
-            int64_t{round_up(plan.tile_w, 4) / 4} * (round_up(plan.tile_h, kWtRows) / kWtRows);
-        plan.group = static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(96 / jobs, n), 1, 32));
+        plan.group = 1;
+        lay_out(plan, correlate, element);
+        // as many planes, a power of two, as have a job for every thread of half a block
+        const int base = plan.level[0].strips * plan.level[0].segs;
+        const int most = correlate ? plan.jobs : std::max(base, plan.jobs - base);
+        const int wanted = (correlate ? kWtThreads : kWtThreads / 2) / most;
+        while (plan.group * 2 <= std::min<int64_t>(std::min(wanted, 32), n)) plan.group *= 2;
         for (; plan.group > 0; plan.group /= 2) {
-            lay_out(plan, correlate);
+            lay_out(plan, correlate, element);
             if (fits(plan, correlate, element, shared / (plan.group > 1 ? 3 : 1))) break;
         }
         plan.tiles_x = 1;
@@ -130,7 +171,7 @@ inline bool make_plan(WtPlan& plan, int64_t n, int64_t channels, int64_t height,
         for (; size >= 8; size /= 2) {
             plan.tile_h = dims == 1 ? kWtRows : size;
             plan.tile_w = size;
-            lay_out(plan, correlate);
+            lay_out(plan, correlate, element);
             if (fits(plan, correlate, element, size > 16 ? shared / 2 : shared)) break;
         }
         if (size < 8) return false;

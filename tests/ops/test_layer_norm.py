@@ -16,8 +16,9 @@ class TestLayerNorm(NormCases):
     op = LAYER_NORM
 
 
-def test_agrees_with_torch(backend: str) -> None:
-    x, weight, bias, *_ = LAYER_NORM.sample(shape=(5, 6, 33), norm_dims=2, dtype=torch.float64)
+def test_agrees_with_torch(backend: str, device: str) -> None:
+    options = {"dtype": torch.float64, "device": device}
+    x, weight, bias, *_ = LAYER_NORM.sample(shape=(5, 6, 33), norm_dims=2, **options)
     y = fusewright.layer_norm(x, weight, bias, normalized_shape=(6, 33), backend=backend)
     torch.testing.assert_close(y, F.layer_norm(x, (6, 33), weight, bias))
 

@@ -17,8 +17,9 @@ class TestRMSNorm(NormCases):
     op = RMS_NORM
 
 
-def test_agrees_with_torch(backend: str) -> None:
-    x, weight, *_ = RMS_NORM.sample(shape=(5, 6, 33), norm_dims=2, dtype=torch.float64)
+def test_agrees_with_torch(backend: str, device: str) -> None:
+    options = {"dtype": torch.float64, "device": device}
+    x, weight, *_ = RMS_NORM.sample(shape=(5, 6, 33), norm_dims=2, **options)
     y = fusewright.rms_norm(x, weight, normalized_shape=(6, 33), eps=1e-6, backend=backend)
     torch.testing.assert_close(y, F.rms_norm(x, (6, 33), weight, 1e-6))
 

@@ -17,8 +17,8 @@ class TestWTConv1d(WTConvCases):
 
 
 @pytest.mark.parametrize("stride", [2, 3])
-def test_stride_averages(backend: str, stride: int) -> None:
-    args = WTCONV1D.sample((2, 3, 11))
+def test_stride_averages(backend: str, device: str, stride: int) -> None:
+    args = WTCONV1D.sample((2, 3, 11), device=device)
     y = fusewright.wtconv1d(*args, stride=stride, backend=backend)
     whole = fusewright.wtconv1d(*args, backend=backend)
     assert torch.equal(y, F.avg_pool1d(whole, stride, stride))

@@ -26,22 +26,24 @@ class TestWTConv2d(WTConvCases):
 
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize("size", [(7, 7), (8, 5)])
-def test_stride_takes_every_nth_pixel(backend: str, stride: int, size: tuple[int, int]) -> None:
-    args = WTCONV2D.sample((2, 3, *size))
+def test_stride_takes_every_nth_pixel(
+    backend: str, device: str, stride: int, size: tuple[int, int]
+) -> None:
+    args = WTCONV2D.sample((2, 3, *size), device=device)
     y = fusewright.wtconv2d(*args, stride=stride, backend=backend)
     whole = fusewright.wtconv2d(*args, backend=backend)
     assert torch.equal(y, whole[:, :, ::stride, ::stride])
     assert y.is_contiguous()
 
 
-def test_stride_keeps_channels_last(backend: str) -> None:
-    args = WTCONV2D.sample((2, 3, 7, 8), channels_last=True)
+def test_stride_keeps_channels_last(backend: str, device: str) -> None:
+    args = WTCONV2D.sample((2, 3, 7, 8), channels_last=True, device=device)
     y = fusewright.wtconv2d(*args, stride=2, backend=backend)
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_other_float_types_have_no_kernel(backend: str) -> None:
-    args = WTCONV2D.sample((2, 3, 5, 6))
+def test_other_float_types_have_no_kernel(backend: str, device: str) -> None:
+    args = WTCONV2D.sample((2, 3, 5, 6), device=device)
     with pytest.raises(UnsupportedError, match="not torch.float8_e5m2"):
         fusewright.wtconv2d(args[0].to(torch.float8_e5m2), *args[1:], backend=backend)
 

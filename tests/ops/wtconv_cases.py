@@ -65,10 +65,11 @@ class WTConvCases:
 
     @pytest.mark.parametrize("kernel", range(1, 10))
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-    def test_agrees_with_the_original(self, backend: str, kernel: int) -> None:
+    def test_agrees_with_the_original(self, backend: str, device: str, kernel: int) -> None:
+        options: dict[str, Any] = {"kernel": kernel, "dtype": torch.float64, "device": device}
         for shape in self.shapes:
             for levels in (0, 1, 2, 5):
-                args = self.sample(shape, kernel=kernel, levels=levels, dtype=torch.float64)
+                args = self.sample(shape, levels=levels, **options)
                 expected = original(self.op, args)
                 for name in (backend, "reference"):
                     y = self.op(*args, backend=name)
