@@ -21,7 +21,7 @@ bool has_layout(const Tensor& t, Layout layout) {
 Layout layout_of(const Causal& p, const Tensor& x, const Tensor& y) {
     constexpr int64_t most = int64_t{1} << 31;  // what the fast kernels count in 32 bits
     if (p.width < 2 || p.width > 4 || p.length == 0) return Layout::neither;
-    if (p.batch * p.channels >= most || p.length >= most) return Layout::neither;
+    if (p.batch * p.channels >= most || p.length >= most / 2) return Layout::neither;
     for (const Layout layout : {Layout::rows, Layout::channels}) {
         if (layout == Layout::rows && p.length < kBefore) continue;
         if (has_layout(x, layout) && has_layout(y, layout)) return layout;
@@ -130,16 +130,18 @@ RowGrid backward_rows_grid(const Causal& p, int pack, bool packed, int64_t proce
     return {lanes, std::min(p.batch * ceil_div(p.length, stride), most), stride, packed};
 }
 
-ChannelGrid channel_grid(const Causal& p, bool packed, int64_t blocks, int64_t shortest,
+ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks, int64_t shortest,
                          bool all_parts) {
-    const int64_t packs = ceil_div<int64_t>(p.channels, kChannels);
+    const int64_t packs = ceil_div<int64_t>(p.channels, pack);
     const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
     const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(packs, lanes));
     const int64_t slots = std::max<int64_t>(1, blocks * (kChannelThreads / lanes) / tiles);
     const int64_t pieces = std::max<int64_t>(1, slots / p.batch);
     const int64_t length = std::max(ceil_div(p.length, pieces), shortest);
-    const int64_t parts = p.batch * ceil_div(p.length, length);
-    return {lanes, tiles, all_parts ? parts : std::min(parts, slots), length, packed};
+    const int64_t covering = ceil_div(p.length, length), parts = p.batch * covering;
+    return {
+        lanes,  tiles, static_cast<unsigned>(covering), all_parts ? parts : std::min(parts, slots),
+        length, packed};
 }
 
 unsigned channel_blocks(const ChannelGrid& g) {
@@ -159,7 +161,7 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
     }
     find_taps(launch, x, call);
     const bool rows = layout == Layout::rows;
-    const int pack = rows ? pack_of(x) : kChannels;
+    const int pack = rows ? pack_of(x) : kForwardChannels;
     const int64_t inner = rows ? 2 : 1;
     const bool packed = packs_of(x, inner, pack) && packs_of(y, inner, pack);
     with_kernel(x.scalar_type(), p.width, !packed || p.taps, [&](auto type, auto w, auto general) {
@@ -173,7 +175,8 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
             launch(causal_rows_forward<T, W, kGeneral>, dim3(blocks_of(groups * grid.parts)),
                    dim3(kRowThreads), 0, View<const T>(x), View<T>(y), p, grid);
         } else {
-            const ChannelGrid grid = channel_grid(p, packed, launch.processors() * 32, 16, true);
+            const ChannelGrid grid =
+                channel_grid(p, pack, packed, launch.processors() * 32, 16, true);
             launch(causal_channels_forward<T, W, kGeneral>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
         }
@@ -249,7 +252,7 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
     }
     find_taps(launch, x, call);
     const bool rows = layout == Layout::rows;
-    const int pack = rows ? pack_of(x) : kChannels;
+    const int pack = rows ? pack_of(x) : pack_of(x) / 2;
     const int64_t inner = rows ? 2 : 1;
     const bool packed = packs_of(x, inner, pack) && packs_of(dy, inner, pack) &&
                         (!to.of_x || packs_of(to.x, inner, pack));
@@ -273,12 +276,19 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
                    dim3(blocks_of(ceil_div<int64_t>(warps, kRowThreads / 32))), dim3(kRowThreads),
                    0, io, p, grid);
         } else {
-            const ChannelGrid grid = channel_grid(p, packed, launch.processors() * 4, 16, false);
+            // two waves
+            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kGeneral> * 2;
+            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
             make_room(parts = grid.parts);
             launch(causal_channels_backward<T, W, kGeneral>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);
         }
         if (to.parameters()) add_sums<float>(launch, p, partial, parts, to);
+        if (io.dinitial || io.dfinal) {
+            const int64_t places = 2 * (p.width - 1);
+            launch(causal_states_backward<T>, dim3(plain_blocks(p.batch * p.channels * places)),
+                   dim3(kPlainThreads), 0, io, p);
+        }
     });
 }
 

@@ -126,61 +126,114 @@ __device__ inline float silu_slope(float x) {
     return s * (1.f + x * (1.f - s));
 }
 
+// N elements as they travel. They stay words until they are unpacked: the compiler would unpack
+// 16-bit elements right after the load, and wait for it there.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Words {
+    static constexpr int count = static_cast<int>(sizeof(T)) * N / 4;
+    uint32_t words[count];
+};
+
+template <class T, int N>
+__device__ inline void unpack(const Words<T, N>& from, float (&v)[N]) {
+#pragma unroll
+    for (int i = 0; i < Words<T, N>::count; ++i) {
+        const uint32_t word = from.words[i];
+        if constexpr (std::is_same_v<T, float>) {
+            v[i] = __uint_as_float(word);
+        } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+            v[2 * i] = __uint_as_float(word << 16);
+            v[2 * i + 1] = __uint_as_float(word & 0xffff0000u);
+        } else {
+            const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+            v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
+        }
+    }
+}
+
+template <class T, int N>
+__device__ inline Words<T, N> pack(const float (&v)[N]) {
+    Words<T, N> to;
+#pragma unroll
+    for (int i = 0; i < Words<T, N>::count; ++i) {
+        if constexpr (std::is_same_v<T, float>) {
+            to.words[i] = __float_as_uint(v[i]);
+        } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+            to.words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+        } else {
+            const __half2 pair = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+            to.words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+        }
+    }
+    return to;
+}
+
 // The kernels come in two forms: one where every pack is aligned and whole and every token sees all
 // before it, and a `general` one.
 
 // The first `count` of N elements; the others are 0.
 template <bool general, int N, class T>
-__device__ inline Pack<T, N> load_some(const T* from, int64_t count, bool packed) {
-    Pack<T, N> pack;
+__device__ inline Words<T, N> load_some(const T* from, int count, bool packed) {
+    constexpr int n = sizeof(T) < 4 ? 4 / sizeof(T) : 1;  // elements in a word
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t,
+                                    std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>;
+    Words<T, N> result = {};
     if constexpr (general) {
         if (!packed) {
+            const Bits* bits = reinterpret_cast<const Bits*>(from);
 #pragma unroll
-            for (int j = 0; j < N; ++j) pack[j] = j < count ? from[j] : T(0.f);
-            return pack;
+            for (int j = 0; j < N; ++j) {
+                if (j < count) result.words[j / n] |= uint32_t{bits[j]} << 32 / n * (j % n);
+            }
+            return result;
         }
     }
-    if (count >= N) return *reinterpret_cast<const Pack<T, N>*>(from);
-#pragma unroll
-    for (int j = 0; j < N; ++j) pack[j] = T(0.f);
-    return pack;
+    if (count >= N) result = *reinterpret_cast<const Words<T, N>*>(from);
+    return result;
 }
 
 template <bool general, int N, class T>
-__device__ inline void store_some(T* to, const Pack<T, N>& pack, int64_t count, bool packed) {
+__device__ inline void store_some(T* to, const float (&v)[N], int count, bool packed) {
     if constexpr (general) {
         if (!packed) {
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                if (j < count) to[j] = pack[j];
+                if (j < count) to[j] = from_acc<T>(v[j]);
             }
             return;
         }
     }
-    if (count >= N) *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    if (count >= N) *reinterpret_cast<Words<T, N>*>(to) = pack<T>(v);
 }
 
-// v where the bits of a token say that it sees the one `lag` before it.
+// v where a bit, of what a token sees, is set.
 template <bool general>
-__device__ inline float keep(unsigned bits, int lag, float v) {
-    return !general || (bits >> lag & 1) ? v : 0.f;
+__device__ inline float keep(uint32_t bits, int bit, float v) {
+    return !general || (bits & 1u << bit) ? v : 0.f;
 }
 
 // The filters of C channels from d on, tap by tap, and their biases.
 template <int W, int C, class P>
-__device__ inline void load_filters(const P& p, int64_t d, int64_t count, float (&w)[W][C],
+__device__ inline void load_filters(const P& p, int64_t d, int count, float (&w)[W][C],
                                     float (&bias)[C]) {
     with_element<true>(p.weight.dtype, [&](auto* type) {
         using E = std::remove_pointer_t<decltype(type)>;
         const E* from = static_cast<const E*>(p.weight.data) + d * W;
-        const bool packed = C > 1 && count == C && p.packed_weight;
+        if (C > 1 && count == C && p.packed_weight) {
 #pragma unroll
-        for (int i = 0; i < W; ++i) {  // C filters of W taps are W packs of C elements
-            const auto pack = load_some<true, C>(from + i * C, count * W - i * C, packed);
+            for (int i = 0; i < W; ++i) {  // C filters of W taps are W packs of C elements
+                const auto taps = *reinterpret_cast<const Pack<E, C>*>(from + i * C);
 #pragma unroll
-            for (int j = 0; j < C; ++j) {
-                w[(i * C + j) % W][(i * C + j) / W] = static_cast<float>(to_acc(pack[j]));
+                for (int j = 0; j < C; ++j) {
+                    w[(i * C + j) % W][(i * C + j) / W] = static_cast<float>(to_acc(taps[j]));
+                }
             }
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < W * C; ++i) {
+            w[i % W][i / W] = i < count * W ? static_cast<float>(to_acc(from[i])) : 0.f;
         }
     });
 #pragma unroll

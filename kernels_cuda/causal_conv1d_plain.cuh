@@ -78,33 +78,49 @@ __device__ inline acc_t<T> plain_gradient(const CausalBackward<T>& io, const Cau
     return p.silu ? g * silu_slope(plain_sum(io.x, p, b, d, t)) : g;
 }
 
-// Of the inputs and of the states before them.
+// Writes the gradient of the input at t, or, for t < 0, of the state there.
+template <class T>
+__device__ inline void plain_input(const CausalBackward<T>& io, const Causal& p, int64_t b,
+                                   int64_t d, int64_t t) {
+    using A = acc_t<T>;
+    if (t < 0 ? !io.dinitial : io.dx.data == nullptr) return;
+    const int64_t history = p.width - 1;
+    A sum = 0;
+    for (int64_t lag = t < 0 ? -t : 0; lag <= history && t + lag < p.length; ++lag) {
+        const A weight = load_one<A>(p.weight, d * p.width + history - lag);
+        if (sees(p.ids, b, t + lag, lag)) sum += weight * plain_gradient(io, p, b, d, t + lag);
+    }
+    const int64_t place = t - (p.length - history);  // in the final states
+    if (io.dfinal && place >= 0 &&
+        (p.length == 0 || sees(p.ids, b, p.length - 1, p.length - 1 - t))) {
+        sum += io.dfinal.template load<A>(b, d, place);
+    }
+    if (t < 0) {
+        io.dinitial.store(b, d, t + history, sum);
+    } else {
+        io.dx.at(b, d, t) = from_acc<T>(sum);
+    }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kPlainThreads)
     causal_inputs_plain(CausalBackward<T> io, Causal p) {
-    using A = acc_t<T>;
     const int64_t history = p.width - 1, length = p.length + history;
     for_each(p.batch * p.channels * length, [&](int64_t i) {
         const Place at(i, p.channels, length, io.x.t != 1);
-        const int64_t t = at.t - history;
-        if (t < 0 ? !io.dinitial : io.dx.data == nullptr) return;
-        A sum = 0;
-        for (int64_t lag = t < 0 ? -t : 0; lag <= history && t + lag < p.length; ++lag) {
-            const A weight = load_one<A>(p.weight, at.d * p.width + history - lag);
-            if (sees(p.ids, at.b, t + lag, lag)) {
-                sum += weight * plain_gradient(io, p, at.b, at.d, t + lag);
-            }
-        }
-        const int64_t place = t - (p.length - history);  // in the final states
-        if (io.dfinal && place >= 0 &&
-            (p.length == 0 || sees(p.ids, at.b, p.length - 1, p.length - 1 - t))) {
-            sum += io.dfinal.template load<A>(at.b, at.d, place);
-        }
-        if (t < 0) {
-            io.dinitial.store(at.b, at.d, at.t, sum);
-        } else {
-            io.dx.at(at.b, at.d, t) = from_acc<T>(sum);
-        }
+        plain_input(io, p, at.b, at.d, at.t - history);
+    });
+}
+
+// Only what has to do with states: the initial ones, and the inputs that are final ones too. Faster
+// kernels leave these to it.
+template <class T>
+__global__ void __launch_bounds__(kPlainThreads)
+    causal_states_backward(CausalBackward<T> io, Causal p) {
+    const int64_t history = p.width - 1, inputs = min(history, p.length), length = history + inputs;
+    for_each(p.batch * p.channels * length, [&](int64_t i) {
+        const Place at(i, p.channels, length, io.x.t != 1);
+        plain_input(io, p, at.b, at.d, at.t - history + (at.t < history ? 0 : p.length - inputs));
     });
 }
 

@@ -2,11 +2,10 @@
 #pragma once
 
 #include "causal_conv1d.cuh"
-#include "reduce.cuh"
 
 namespace fusewright::cuda {
 
-constexpr int kRowThreads = 128, kRowPacks = 4, kBefore = 4;
+constexpr int kRowThreads = 128, kRowPacks = 4, kRowAhead = 2, kBefore = 4;
 
 // How the rows lie on threads: groups of `lanes` neighbours go along a row.
 struct RowGrid {
@@ -17,29 +16,51 @@ struct RowGrid {
 
 // The inputs that a pack at t sees, v[W - 1 + j] that of token t + j.
 template <int W, int N, class T>
-__device__ inline void make_window(const Causal& p, const Pack<T, N>& x,
-                                   const Pack<T, kBefore>& before, int64_t b, int64_t d, int64_t t,
+__device__ inline void make_window(const Causal& p, const Words<T, N>& x,
+                                   const Words<T, kBefore>& before, int64_t b, int64_t d, int t,
                                    float (&v)[W - 1 + N]) {
+    float now[N], past[kBefore];
+    unpack(x, now);
+    unpack(before, past);
 #pragma unroll
-    for (int j = 0; j < N; ++j) v[W - 1 + j] = to_acc(x[j]);
+    for (int j = 0; j < N; ++j) v[W - 1 + j] = now[j];
 #pragma unroll
-    for (int j = 0; j < W - 1; ++j) v[j] = to_acc(before[kBefore - (W - 1) + j]);
+    for (int j = 0; j < W - 1; ++j) v[j] = past[kBefore - (W - 1) + j];
     if (p.states && t == 0) {
 #pragma unroll
         for (int j = 0; j < W - 1; ++j) v[j] = p.states.load<float>(b, d, j);
     }
 }
 
-// The bits of tokens t, t + 1, …; of those past the end none.
+// What tokens t, t + 1, … see, a byte each; those past the end nothing.
 template <bool general, int N>
-__device__ inline Pack<uint8_t, N> load_taps(const Causal& p, int64_t b, int64_t t, bool packed) {
+__device__ inline Words<uint8_t, N> load_taps(const Causal& p, int64_t b, int t, bool packed) {
     if (general && p.taps != nullptr) {
-        return load_some<general, N>(p.taps + b * p.length + t, p.length - t, packed);
+        return load_some<general, N>(p.taps + b * p.length + t, static_cast<int>(p.length) - t,
+                                     packed);
     }
-    Pack<uint8_t, N> all;
+    Words<uint8_t, N> all;
 #pragma unroll
-    for (int j = 0; j < N; ++j) all[j] = 0xff;
+    for (int i = 0; i < Words<uint8_t, N>::count; ++i) all.words[i] = ~0u;
     return all;
+}
+
+// v if token j of the taps sees the one `lag` before it.
+template <bool general, int N>
+__device__ inline float keep(const Words<uint8_t, N>& taps, int j, int lag, float v) {
+    return keep<general>(taps.words[j / 4], j % 4 * 8 + lag, v);
+}
+
+template <bool general, int W, int N>
+__device__ inline float convolve(const float (&v)[W - 1 + N], const float (&filter)[W][1],
+                                 float bias, const Words<uint8_t, N>& taps, int j) {
+    float sum = bias;
+#pragma unroll
+    for (int lag = W - 1; lag >= 0; --lag) {
+        const float tap = keep<general>(taps, j, lag, v[W - 1 + j - lag]);
+        sum = fmaf(filter[W - 1 - lag][0], tap, sum);
+    }
+    return sum;
 }
 
 template <class T, int W, bool general>
@@ -54,64 +75,47 @@ __global__ void __launch_bounds__(kRowThreads)
     if (b >= p.batch) return;
     const T* in = x.row(b, d);
     T* out = y.row(b, d);
-    const int64_t start = blockIdx.x % parts * g.stride + lane * N, step = g.lanes * N;
-    Pack<T, N> raw[K];
-    Pack<T, kBefore> before[K];
+    const int length = static_cast<int>(p.length), step = g.lanes * N;
+    const int start = static_cast<int>(blockIdx.x % parts * g.stride) + lane * N;
+    Words<T, N> raw[K];
+    Words<T, kBefore> before[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        const int64_t t = start + k * step;
-        if (t >= p.length) continue;
-        raw[k] = load_some<general, N>(in + t, p.length - t, g.packed);
-        before[k] = load_some<general, kBefore>(in + t - kBefore, t == 0 ? 0 : kBefore, g.packed);
+        const int t = start + k * step;
+        raw[k] = load_some<general, N>(in + t, length - t, g.packed);
+        before[k] = load_some<general, kBefore>(in + t - kBefore, 0 < t && t < length ? kBefore : 0,
+                                                g.packed);
     }
     float filter[W][1], bias[1];
     load_filters<W, 1>(p, d, 1, filter, bias);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        const int64_t t = start + k * step;
-        if (t >= p.length) continue;
-        float v[W - 1 + N];
+        const int t = start + k * step;
+        if (t >= length) return;
+        float v[W - 1 + N], result[N];
         make_window<W, N>(p, raw[k], before[k], b, d, t, v);
         const auto taps = load_taps<general, N>(p, b, t, g.packed);
-        Pack<T, N> result;
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-            float sum = bias[0];
-#pragma unroll
-            for (int lag = W - 1; lag >= 0; --lag) {
-                const float tap = keep<general>(taps[j], lag, v[W - 1 + j - lag]);
-                sum = fmaf(filter[W - 1 - lag][0], tap, sum);
-            }
-            if (p.silu) sum = silu(sum);
-            result[j] = from_acc<T>(keep<general>(taps[j], 0, sum));
+            const float sum = convolve<general, W, N>(v, filter, bias[0], taps, j);
+            result[j] = keep<general>(taps, j, 0, p.silu ? silu(sum) : sum);
         }
-        store_some<general>(out + t, result, p.length - t, g.packed);
+        store_some<general>(out + t, result, length - t, g.packed);
     }
 }
 
 // g: the gradient at the sums, before the activation, of tokens that see `v`.
 template <bool general, int W, int N, class T>
 __device__ inline void sum_gradients(const Causal& p, const float (&v)[W - 1 + N],
-                                     const Pack<T, N>& dy, const Pack<uint8_t, N>& taps,
-                                     const float (&filter)[W][1], float bias, int64_t count,
+                                     const Words<T, N>& dy, const Words<uint8_t, N>& taps,
+                                     const float (&filter)[W][1], float bias, int count,
                                      float (&g)[N]) {
+    unpack(dy, g);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-        g[j] = to_acc(dy[j]);
-        if (p.silu) {
-            float sum = bias;
-#pragma unroll
-            for (int lag = W - 1; lag >= 0; --lag) {
-                const float tap = keep<general>(taps[j], lag, v[W - 1 + j - lag]);
-                sum = fmaf(filter[W - 1 - lag][0], tap, sum);
-            }
-            g[j] *= silu_slope(sum);
-        }
-        g[j] = keep<general>(taps[j], 0, g[j]);
-    }
-    if (count < N) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) g[j] = j < count ? g[j] : 0.f;
+        if (p.silu) g[j] *= silu_slope(convolve<general, W, N>(v, filter, bias, taps, j));
+        if (general && j >= count) g[j] = 0.f;
+        g[j] = keep<general>(taps, j, 0, g[j]);
     }
 }
 
@@ -132,25 +136,28 @@ __global__ void __launch_bounds__(kRowThreads)
     if (active) load_filters<W, 1>(p, d, 1, filter, bias);
     float dweight[W] = {}, dbias = 0.f;
 
-    const int64_t pieces = (p.length + grid.stride - 1) / grid.stride, step = lanes * N;
+    const int length = static_cast<int>(p.length), stride = static_cast<int>(grid.stride);
+    const int pieces = (length + stride - 1) / stride, step = lanes * N;
     for (int64_t item = part; item < p.batch * pieces; item += grid.parts) {
-        const int64_t b = item / pieces, begin = item % pieces * grid.stride;
-        const int64_t end = begin + grid.stride < p.length ? begin + grid.stride : p.length;
+        const int64_t b = item / pieces;
+        const int begin = static_cast<int>(item % pieces) * stride,
+                  end = min(begin + stride, length);
         const T *in = io.x.row(b, d), *grad = io.dy.row(b, d);
-        Pack<T, N> x, dy, next_x, next_dy;
-        Pack<T, kBefore> before, next_before;
-        const auto fetch = [&](int64_t t) {
-            const int64_t count = active && t >= begin ? p.length - t : 0;
-            next_x = load_some<general, N>(in + t, count, grid.packed);
-            next_dy = load_some<general, N>(grad + t, count, grid.packed);
-            next_before = load_some<general, kBefore>(
+        Words<T, N> x[kRowAhead], dy[kRowAhead];  // in flight
+        Words<T, kBefore> before[kRowAhead];
+        const auto fetch = [&](int slot, int t) {
+            const int count = active && t >= begin ? length - t : 0;
+            x[slot] = load_some<general, N>(in + t, count, grid.packed);
+            dy[slot] = load_some<general, N>(grad + t, count, grid.packed);
+            before[slot] = load_some<general, kBefore>(
                 in + t - kBefore, count > 0 && t > 0 ? kBefore : 0, grid.packed);
         };
-        int64_t t = begin + (end - begin - 1) / step * step + lane * N;
-        fetch(t);
-        float right[H > 0 ? H : 1] = {};  // the gradients right of the piece, then of the last step
-        if (active && end < p.length) {
-            const int64_t count = p.length - end;
+        int t = begin + (end - begin - 1) / step * step + lane * N;
+#pragma unroll
+        for (int u = 0; u < kRowAhead; ++u) fetch(u, t - u * step);
+        float right[H] = {};  // the gradients right of the piece, then of the last step
+        if (active && end < length) {
+            const int count = length - end;
             const auto past = load_some<general, kBefore>(in + end, count, grid.packed);
             const auto past_before =
                 load_some<general, kBefore>(in + end - kBefore, kBefore, grid.packed);
@@ -162,67 +169,51 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
             for (int j = 0; j < H; ++j) right[j] = g[j];
         }
-        for (; t - lane * N >= begin; t -= step) {
-            x = next_x, dy = next_dy, before = next_before;
-            fetch(t - step);
+        const auto walk = [&](int slot) {
             float v[H + N], g[N + H];
-            make_window<W, N>(p, x, before, b, d, t, v);
+            make_window<W, N>(p, x[slot], before[slot], b, d, t, v);
             const auto taps = load_taps<general, N>(p, b, t, grid.packed);
             const auto after = load_taps<general, kBefore>(p, b, t + N, grid.packed);
-            {
-                float own[N];
-                sum_gradients<general, W, N>(p, v, dy, taps, filter, bias[0], p.length - t, own);
+            float own[N];
+            sum_gradients<general, W, N>(p, v, dy[slot], taps, filter, bias[0], length - t, own);
+            fetch(slot, t - kRowAhead * step);
 #pragma unroll
-                for (int j = 0; j < N; ++j) g[j] = own[j];
-            }
+            for (int j = 0; j < N; ++j) g[j] = own[j];
 #pragma unroll
             for (int j = 0; j < H; ++j) {
                 const float shared = lane == 0 ? right[j] : g[j];
                 g[N + j] = __shfl_sync(0xffffffffu, shared, (lane + 1) % lanes, lanes);
                 right[j] = g[j];
             }
-            if (!active || t >= p.length) continue;
+            if (!active || t >= length) return;
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 dbias += g[j];
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
-                    const float tap = keep<general>(taps[j], lag, v[H + j - lag]);
+                    const float tap = keep<general>(taps, j, lag, v[H + j - lag]);
                     dweight[H - lag] = fmaf(g[j], tap, dweight[H - lag]);
                 }
             }
-            // the gradient of the input at t + j, which later tokens see
-            const auto input_gradient = [&](int j, int first_lag) {
-                float sum = 0.f;
+            if (io.dx.data == nullptr) return;
+            float result[N];
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                result[j] = 0.f;
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
-                    if (lag < first_lag) continue;
-                    const unsigned bits = j + lag < N ? taps[j + lag] : after[j + lag - N];
-                    sum = fmaf(filter[H - lag][0], keep<general>(bits, lag, g[j + lag]), sum);
+                    const float from = j + lag < N
+                                           ? keep<general>(taps, j + lag, lag, g[j + lag])
+                                           : keep<general>(after, j + lag - N, lag, g[j + lag]);
+                    result[j] = fmaf(filter[H - lag][0], from, result[j]);
                 }
-                return sum;
-            };
-            if (io.dx.data != nullptr) {
-                Pack<T, N> result;
-#pragma unroll
-                for (int j = 0; j < N; ++j) {
-                    float sum = input_gradient(j, 0);
-                    const int64_t i = t + j - (p.length - H);  // its place in the final states
-                    if (io.dfinal && i >= 0 && i < H) {
-                        const int lag = static_cast<int>(H - 1 - i);
-                        if (p.tap<general>(b, p.length - 1) >> lag & 1) {
-                            sum += io.dfinal.template load<float>(b, d, i);
-                        }
-                    }
-                    result[j] = from_acc<T>(sum);
-                }
-                store_some<general>(io.dx.row(b, d) + t, result, p.length - t, grid.packed);
             }
-            if (io.dinitial && t == 0) {
+            store_some<general>(io.dx.row(b, d) + t, result, length - t, grid.packed);
+        };
+        while (t - lane * N >= begin) {
 #pragma unroll
-                for (int i = 0; i < H; ++i) {
-                    io.dinitial.store(b, d, i, input_gradient(i - H, H - i));
-                }
+            for (int u = 0; u < kRowAhead; ++u, t -= step) {
+                if (t - lane * N >= begin) walk(u);
             }
         }
     }
