@@ -12,6 +12,10 @@ import fusewright
 from fusewright.bench import Case
 
 WIDTH = 4
+SHAPES = {
+    "cpu": ((2, 2048, 2048), (8, 1024, 1024)),
+    "cuda": ((2, 2048, 2048), (8, 4096, 4096), (1, 4096, 32768)),
+}
 
 
 def make(
@@ -36,7 +40,7 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def cases(device: torch.device) -> Iterator[Case]:
     """The shapes of state-space models, in both layouts."""
     for dtype in (torch.float32, torch.bfloat16):
-        for shape in ((2, 2048, 2048), (8, 1024, 1024)):
+        for shape in SHAPES.get(device.type, SHAPES["cpu"]):
             for channel_last in (False, True):
                 size = shape[0] * shape[1] * shape[2] * dtype.itemsize
                 yield Case(

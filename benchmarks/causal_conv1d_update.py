@@ -13,6 +13,7 @@ import fusewright
 from fusewright.bench import Case
 
 WIDTH = 4
+SHAPES = {"cpu": ((1, 2048), (64, 2048)), "cuda": ((64, 4096), (128, 4096), (256, 4096))}
 
 
 def make(
@@ -42,7 +43,7 @@ def eager(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def cases(device: torch.device) -> Iterator[Case]:
     """Batches of decoding; both sides start from a copy of the state, so that calls repeat."""
     for dtype in (torch.float32, torch.bfloat16):
-        for batch, channels in ((1, 2048), (64, 2048)):
+        for batch, channels in SHAPES.get(device.type, SHAPES["cpu"]):
             yield Case(
                 op="causal_conv1d_update",
                 shape=f"{batch}x{channels}",

@@ -161,9 +161,18 @@ def test_bad_input(change: dict[str, Any], text: str) -> None:
         fusewright.causal_conv1d_update(**{**good, **change})
 
 
-def test_index_beyond_the_states(backend: str) -> None:
-    x, state, weight, *_ = OP.sample()
-    with pytest.raises(RuntimeError, match="conv_state_indices has 3, must be below 3"):
-        fusewright.causal_conv1d_update(
-            x, state, weight, conv_state_indices=torch.tensor([0, 3, 1]), backend=backend
-        )
+def test_index_beyond_the_states(backend: str, device: str) -> None:
+    x, state, weight, *_ = OP.sample(device=device)
+    indices, before = torch.tensor([0, 3, 1], device=device), state.clone()
+    if device == "cpu":
+        with pytest.raises(RuntimeError, match="conv_state_indices has 3, must be below 3"):
+            fusewright.causal_conv1d_update(
+                x, state, weight, conv_state_indices=indices, backend=backend
+            )
+        return
+    y = fusewright.causal_conv1d_update(
+        x, state, weight, conv_state_indices=indices, backend=backend
+    )
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
+    assert torch.equal(state[2], before[2])

@@ -32,6 +32,18 @@ def test_states_are_exact(backend: str, device: str) -> None:
     assert torch.equal(y[1], x[4:7].t())
 
 
+def test_wrong_bounds(backend: str, device: str) -> None:
+    x, _, _ = OP.sample(device=device)
+    for wrong in ([0, 5, 3], [0, 99], [-1, 2]):
+        bounds = torch.tensor(wrong, device=device)
+        if device == "cpu":
+            with pytest.raises(RuntimeError, match=r"cu_seqlens\[\d\] is -?\d+, must be from"):
+                fusewright.causal_conv1d_varlen_states(x, bounds, 3, backend=backend)
+        else:
+            y = fusewright.causal_conv1d_varlen_states(x, bounds, 3, backend=backend)
+            assert y[-1].isnan().all()
+
+
 def test_bad_input() -> None:
     x, bounds, _ = OP.sample()
     call = fusewright.causal_conv1d_varlen_states
@@ -45,6 +57,3 @@ def test_bad_input() -> None:
         call(x, bounds, -1)
     with pytest.raises(ArgumentError, match="state_len is 2.0"):
         call(x, bounds, 2.0)
-    for wrong in ([0, 5, 3], [0, 99], [-1, 2]):
-        with pytest.raises(RuntimeError, match=r"cu_seqlens\[\d\] is -?\d+, must be from"):
-            call(x, torch.tensor(wrong), 3)

@@ -135,7 +135,7 @@ CAUSAL_CONV1D_UPDATE = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes},
+    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
     sample=_sample,
 )
 
@@ -174,7 +174,8 @@ def causal_conv1d_update(
     Raises:
         ArgumentError: a shape, dtype or activation is none of the above.
         UnsupportedError: a gradient is needed; the step has none.
-        RuntimeError: an index is not below N.
+        RuntimeError: an index is not below N; a GPU, which nothing waits for, gives NaN instead and
+            changes no state.
 
     The interface is that of Dao-AILab/causal-conv1d.
     """

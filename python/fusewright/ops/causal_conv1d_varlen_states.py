@@ -60,7 +60,7 @@ CAUSAL_CONV1D_VARLEN_STATES = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes},
+    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
     sample=_sample,
 )
 
@@ -83,7 +83,8 @@ def causal_conv1d_varlen_states(
 
     Raises:
         ArgumentError: a shape, dtype or length is none of the above.
-        RuntimeError: cu_seqlens decreases or leaves x.
+        RuntimeError: cu_seqlens decreases or leaves x; a GPU, which nothing waits for, gives states
+            of NaN to such a sequence.
 
     The interface is that of Dao-AILab/causal-conv1d; here it has a gradient.
     """

@@ -1,0 +1,245 @@
+// What the kernels of causal_conv1d share: views with any strides, the parameters of a call, the
+// tokens that a token sees, loads of a few elements.
+#pragma once
+
+#include "activation.cuh"
+#include "element.cuh"
+#include "launch.h"
+
+namespace fusewright::cuda {
+
+constexpr const char* kCausal = "causal_conv1d";
+
+// A (batch, channels, time) tensor with any strides.
+template <class T>
+struct View {
+    T* data = nullptr;
+    int64_t b = 0, d = 0, t = 0;  // strides
+
+    View() = default;
+    explicit View(const Tensor& x)
+        : data(static_cast<T*>(x.data_ptr())), b(x.stride(0)), d(x.stride(1)), t(x.stride(2)) {}
+    explicit View(const std::optional<Tensor>& x) {
+        if (present(x)) *this = View(*x);
+    }
+    __device__ T* row(int64_t batch, int64_t channel) const {
+        return data + batch * b + channel * d;
+    }
+    __device__ T& at(int64_t batch, int64_t channel, int64_t time) const {
+        return data[batch * b + channel * d + time * t];
+    }
+};
+
+// The same of states, whose dtype is known at run time only.
+struct StatesView {
+    Untyped data;
+    int64_t b = 0, d = 0, t = 0;
+
+    StatesView() = default;
+    explicit StatesView(const std::optional<Tensor>& x) : data(x) {
+        if (present(x)) b = x->stride(0), d = x->stride(1), t = x->stride(2);
+    }
+    __host__ __device__ explicit operator bool() const { return static_cast<bool>(data); }
+    template <class A>
+    __device__ A load(int64_t batch, int64_t channel, int64_t i) const {
+        return data ? load_one<A>(data, batch * b + channel * d + i * t) : A(0);
+    }
+    template <class A>
+    __device__ void store(int64_t batch, int64_t channel, int64_t i, A value) const {
+        if (data) store_one(data, batch * b + channel * d + i * t, value);
+    }
+};
+
+// int32 or int64, (batch, time) or (batch,), with any strides.
+struct Integers {
+    const void* data = nullptr;
+    bool wide = false;
+    int64_t b = 0, t = 0;
+
+    Integers() = default;
+    explicit Integers(const std::optional<Tensor>& x) {
+        if (!present(x) || x->numel() == 0) return;
+        data = x->data_ptr();
+        wide = x->scalar_type() == ScalarType::Long;
+        b = x->stride(0);
+        t = x->dim() > 1 ? x->stride(1) : 0;
+    }
+    __host__ __device__ explicit operator bool() const { return data != nullptr; }
+    __device__ int64_t operator()(int64_t batch, int64_t time = 0) const {
+        const int64_t i = batch * b + time * t;
+        return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
+    }
+};
+
+// Whether the token at t, of a sequence of its own, sees the one `lag` before it. Before the first
+// token stand the states of its sequence.
+__device__ inline bool sees(const Integers& ids, int64_t b, int64_t t, int64_t lag) {
+    if (!ids) return true;
+    const int64_t id = ids(b, t);
+    return id >= 0 && (lag == 0 || id == ids(b, t > lag ? t - lag : 0));
+}
+
+// The sizes and parameters of one call.
+struct Causal {
+    int64_t batch, channels, length, width;
+    bool silu;
+    Untyped weight, bias;  // dense
+    StatesView states;
+    Integers ids;
+    bool packed_weight = false;     // aligned to 16 bytes
+    const uint8_t* taps = nullptr;  // (batch, length): bit `lag`, whether it sees that token
+
+    template <bool general>
+    __device__ unsigned tap(int64_t b, int64_t t) const {
+        return general && taps != nullptr ? taps[b * length + t] : ~0u;
+    }
+};
+
+// What the backward reads and writes.
+template <class T>
+struct CausalBackward {
+    View<const T> x, dy;
+    View<T> dx;                   // no data where it is not needed
+    StatesView dfinal, dinitial;  // the gradients of the final states, and of the initial ones
+    acc_t<T>* partial;            // (parts, width + 1, channels): sums for weight and bias; or null
+};
+
+template <class A>
+__device__ inline A silu(A x) {
+    return activate<Activation::silu>(x);
+}
+template <class A>
+__device__ inline A silu_slope(A x) {
+    return activate_grad<Activation::silu>(x);
+}
+
+// With two approximate instructions, good to a few units in the last place of a float.
+__device__ inline float logistic(float x) {
+    float e, s;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(-1.4426950408889634f * x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.f + e));
+    return s;
+}
+__device__ inline float silu(float x) { return x * logistic(x); }
+__device__ inline float silu_slope(float x) {
+    const float s = logistic(x);
+    return s * (1.f + x * (1.f - s));
+}
+
+// N elements as they travel. They stay words until they are unpacked: the compiler would unpack
+// 16-bit elements right after the load, and wait for it there.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Words {
+    static constexpr int count = static_cast<int>(sizeof(T)) * N / 4;
+    uint32_t words[count];
+};
+
+template <class T, int N>
+__device__ inline void unpack(const Words<T, N>& from, float (&v)[N]) {
+#pragma unroll
+    for (int i = 0; i < Words<T, N>::count; ++i) {
+        const uint32_t word = from.words[i];
+        if constexpr (std::is_same_v<T, float>) {
+            v[i] = __uint_as_float(word);
+        } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+            v[2 * i] = __uint_as_float(word << 16);
+            v[2 * i + 1] = __uint_as_float(word & 0xffff0000u);
+        } else {
+            const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+            v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
+        }
+    }
+}
+
+template <class T, int N>
+__device__ inline Words<T, N> pack(const float (&v)[N]) {
+    Words<T, N> to;
+#pragma unroll
+    for (int i = 0; i < Words<T, N>::count; ++i) {
+        if constexpr (std::is_same_v<T, float>) {
+            to.words[i] = __float_as_uint(v[i]);
+        } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+            to.words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+        } else {
+            const __half2 pair = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+            to.words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+        }
+    }
+    return to;
+}
+
+// The kernels come in two forms: one where every pack is aligned and whole and every token sees all
+// before it, and a `general` one.
+
+// The first `count` of N elements; the others are 0.
+template <bool general, int N, class T>
+__device__ inline Words<T, N> load_some(const T* from, int count, bool packed) {
+    constexpr int n = sizeof(T) < 4 ? 4 / sizeof(T) : 1;  // elements in a word
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t,
+                                    std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>;
+    Words<T, N> result = {};
+    if constexpr (general) {
+        if (!packed) {
+            const Bits* bits = reinterpret_cast<const Bits*>(from);
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (j < count) result.words[j / n] |= uint32_t{bits[j]} << 32 / n * (j % n);
+            }
+            return result;
+        }
+    }
+    if (count >= N) result = *reinterpret_cast<const Words<T, N>*>(from);
+    return result;
+}
+
+template <bool general, int N, class T>
+__device__ inline void store_some(T* to, const float (&v)[N], int count, bool packed) {
+    if constexpr (general) {
+        if (!packed) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (j < count) to[j] = from_acc<T>(v[j]);
+            }
+            return;
+        }
+    }
+    if (count >= N) *reinterpret_cast<Words<T, N>*>(to) = pack<T>(v);
+}
+
+// v where a bit, of what a token sees, is set.
+template <bool general>
+__device__ inline float keep(uint32_t bits, int bit, float v) {
+    return !general || (bits & 1u << bit) ? v : 0.f;
+}
+
+// The filters of C channels from d on, tap by tap, and their biases.
+template <int W, int C, class P>
+__device__ inline void load_filters(const P& p, int64_t d, int count, float (&w)[W][C],
+                                    float (&bias)[C]) {
+    with_element<true>(p.weight.dtype, [&](auto* type) {
+        using E = std::remove_pointer_t<decltype(type)>;
+        const E* from = static_cast<const E*>(p.weight.data) + d * W;
+        if (C > 1 && count == C && p.packed_weight) {
+#pragma unroll
+            for (int i = 0; i < W; ++i) {  // C filters of W taps are W packs of C elements
+                const auto taps = *reinterpret_cast<const Pack<E, C>*>(from + i * C);
+#pragma unroll
+                for (int j = 0; j < C; ++j) {
+                    w[(i * C + j) % W][(i * C + j) / W] = static_cast<float>(to_acc(taps[j]));
+                }
+            }
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < W * C; ++i) {
+            w[i % W][i / W] = i < count * W ? static_cast<float>(to_acc(from[i])) : 0.f;
+        }
+    });
+#pragma unroll
+    for (int j = 0; j < C; ++j) {
+        bias[j] = p.bias && j < count ? load_one<float>(p.bias, d + j) : 0.f;
+    }
+}
+
+}  // namespace fusewright::cuda
