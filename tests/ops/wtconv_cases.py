@@ -20,8 +20,8 @@ def original(op: Op, args: tuple[Any, ...]) -> torch.Tensor:
     dims, channels = x.dim() - 2, x.shape[1]
     conv = F.conv1d if dims == 1 else F.conv2d
     transposed = F.conv_transpose1d if dims == 1 else F.conv_transpose2d
-    low = torch.tensor([1.0, 1.0], dtype=x.dtype) / 2**0.5
-    high = torch.tensor([1.0, -1.0], dtype=x.dtype) / 2**0.5
+    low = x.new_tensor([1.0, 1.0]) / 2**0.5
+    high = x.new_tensor([1.0, -1.0]) / 2**0.5
     if dims == 1:
         filters = torch.stack([low, high])
     else:
