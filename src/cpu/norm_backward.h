@@ -60,16 +60,23 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
     const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const Tensor& mean, const Tensor& rstd, double offset, bool round_first, const NormOptions& o,
     int64_t needs) {
+    check_norm_dims(x, o.norm_dims, op);
     Tensor dx = needs & 1 ? fresh_like(x) : none_like(x);
     const Rows in(x, o.norm_dims);
-    FW_CHECK(rstd.numel() == in.rows && (!centred || mean.numel() == in.rows), op,
-             "mean and rstd must have one element a row");
+    const auto statistic = [&](const Tensor& t, const char* name) {
+        FW_CHECK(t.numel() == in.rows, op, name, ".numel() is ", t.numel(), ", must be ", in.rows,
+                 ", one a row");
+        check_dtype(t, acc_dtype(x.scalar_type()), op, name);
+        return as_contiguous(t);
+    };
+    const Tensor means = centred ? statistic(mean, "mean") : mean, rstds = statistic(rstd, "rstd");
     const int64_t n = in.columns;
-    const auto rows_of = [&](const std::optional<Tensor>& t) {
-        FW_CHECK(!present(t) || t->numel() == x.numel(), op, "a gradient must have the shape of x");
+    const auto rows_of = [&](const std::optional<Tensor>& t, const char* name) {
+        check_shape(t, x.sizes(), op, name);
         return present(t) ? std::optional(Rows(*t, o.norm_dims)) : std::nullopt;
     };
-    const auto dy = rows_of(grad_y), dtotal = rows_of(grad_total);
+    const auto dy = rows_of(grad_y, "grad_y");
+    const auto dtotal = rows_of(grad_total, "grad_residual_out");
     const auto parameter = [&](int bit, const std::optional<Tensor>& like, const auto& values) {
         if (!(needs >> bit & 1) || !present(like)) return none_like(x);
         Tensor dense = fresh(*like, {n});
@@ -139,8 +146,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                         };
                         row_backward<centred, activation>(
                             fetch_x, fetch_g, round, g.data(), n,
-                            centred ? mean.const_data_ptr<A>()[r] : A(0),
-                            rstd.const_data_ptr<A>()[r], affine, sums[block]);
+                            centred ? means.const_data_ptr<A>()[r] : A(0),
+                            rstds.const_data_ptr<A>()[r], affine, sums[block]);
                         if (!out) continue;
                         if (dtotal) {
                             load_any(dtotal, r, row.data());

@@ -121,7 +121,11 @@ def test_both_positional_orders(cls: Any, args: tuple[Any, ...], bias: bool, lev
         ((2, 3), {}, "out_channels is 3, must be in_channels, 2"),
         ((2, 2, 5, 1, 2, 3), {}, "bias, wt_levels is 2, 3, must be a bool and an int"),
         ((2, 2, 5, 1, 0), {}, "bias, wt_levels is 0, 1"),
-        ((2, 2, 5, 1, True, False), {}, "bias, wt_levels is True, False"),
+        (
+            (2, 2, 5, 1, True, False),
+            {},
+            "wt_levels is False, must be an integer >= 0, as bias is True",
+        ),
         ((2, 2), {"kernel_size": 0}, "kernel_size is 0, must be an integer >= 1"),
         ((2, 2), {"stride": 0}, "stride is 0"),
         ((2, 2), {"wt_levels": -1}, "wt_levels is -1, must be an integer >= 0"),
