@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fusewright._check import check_floating, is_integer
+from fusewright._op import supported_dtypes
 from fusewright.errors import fail
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
@@ -84,6 +85,17 @@ def check(
     if not eps >= 0:  # NaN too
         fail(op, "eps", eps, "be >= 0")
     activation_name(op, activation)
+
+
+def supported(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> str | None:
+    """`supported_dtypes`, and both x and the residual in fp64 or neither.
+
+    The statistics have the precision of x, the gradient that of the sum, which is the residual's.
+    """
+    wide = torch.float64
+    if residual is not None and (x.dtype is wide) is not (residual.dtype is wide):
+        return f"its kernels add no {residual.dtype} residual to {x.dtype}"
+    return supported_dtypes(x, residual, *parameters)
 
 
 def fake_outputs(x: Tensor, residual: Tensor | None, norm_dims: int) -> tuple[Tensor, ...]:

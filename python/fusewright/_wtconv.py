@@ -83,6 +83,8 @@ def reference(
 
 
 def _filter(x: Tensor, weight: Tensor) -> Tensor:
+    if x.numel() == 0:  # torch's convolutions refuse no groups and no pixels
+        return x
     convolve = F.conv1d if weight.dim() == 3 else F.conv2d
     pads = []
     for size in reversed(weight.shape[2:]):  # 'same', also for even sizes

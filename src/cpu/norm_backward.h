@@ -13,6 +13,22 @@ struct AffineSums {
     explicit AffineSums(int64_t columns) : weight(columns), bias(columns) {}
 };
 
+// Rounded to a 16-bit type and back. Llama's order rounds to the type of y, which is that of its
+// gradient; the rows are of the sum's type, which may be another.
+template <class A>
+Vec<A> rounded(Vec<A> v, ScalarType dtype) {
+    const auto through = [&](auto narrow) {
+        decltype(narrow) kept[Vec<A>::size];
+        store(kept, v);
+        return load<A>(kept);
+    };
+    if constexpr (std::is_same_v<A, float>) {
+        if (dtype == ScalarType::BFloat16) return through(BFloat16());
+        if (dtype == ScalarType::Half) return through(Half());
+    }
+    return v;
+}
+
 // Writes the gradient of x for one row of y's, into `g`; adds to the sums. `fetch_x` and `fetch_g`
 // give the rows of x and of the gradient of y as functions of (i, lanes); `round` is what the
 // forward did to a normalised vector before the weight.
@@ -135,14 +151,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                                                      : load_lanes(dy_row.data() + i, lanes);
                         };
                         const auto round = [&](Vec<A> v) {
-                            if constexpr (!std::is_same_v<T, A>) {
-                                if (round_first) {
-                                    T narrow[Vec<A>::size];
-                                    store(narrow, v);
-                                    return load<A>(narrow);
-                                }
-                            }
-                            return v;
+                            return round_first && dy ? rounded(v, dy->tensor.scalar_type()) : v;
                         };
                         row_backward<centred, activation>(
                             fetch_x, fetch_g, round, g.data(), n,

@@ -61,8 +61,8 @@ def _same(seq_idx: Tensor, lag: int) -> Tensor:
 
     Before the first token stand the states of the first one's sequence.
     """
-    before = torch.cat([seq_idx[:, :1].expand(-1, lag), seq_idx], 1)[:, : seq_idx.shape[1]]
-    return (before == seq_idx) & (seq_idx >= 0)
+    at = torch.arange(seq_idx.shape[1], device=seq_idx.device) - lag
+    return (seq_idx[:, at.clamp(min=0)] == seq_idx) & (seq_idx >= 0)
 
 
 def _fake(
