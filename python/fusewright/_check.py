@@ -38,4 +38,9 @@ def check_floating(op: str, name: str, value: Tensor) -> None:
 def check_tensor(op: str, name: str, value: Any) -> None:
     """Raise `ArgumentError` unless `value` is a tensor."""
     if not isinstance(value, Tensor):
-        fail(op, name, f"{value!r} ({type(value).__name__})", "be Tensor")
+        fail(op, name, describe(value), "be Tensor")
+
+
+def describe(value: Any) -> str:
+    """A value and its type, for a message; of a tensor not the elements."""
+    return "a Tensor" if isinstance(value, Tensor) else f"{value!r} ({type(value).__name__})"

@@ -107,12 +107,32 @@ def test_missing_and_unknown_keys_are_still_errors() -> None:
         ((5, 1, 3, False), False, 3),  # the fast versions'
         ((5, 1, 3, True), True, 3),
         ((5, 1, 4), True, 4),
+        ((5, 1, 1), True, 1),  # either order says the same
+        ((5, 1, True, 0), True, 0),
+        ((5, 1, 0, True), True, 0),
+        ((5, 1, False), False, 1),
     ],
 )
 def test_both_positional_orders(cls: Any, args: tuple[Any, ...], bias: bool, levels: int) -> None:
     layer = cls(2, 2, *args)
     assert (layer.base_conv.bias is not None) == bias
     assert layer.wt_levels == levels
+
+
+@pytest.mark.parametrize("cls", [WTConv1d, WTConv2d])
+def test_two_integers_have_two_readings(cls: Any) -> None:
+    """Also where the second is what the default would be: it was given."""
+    text = (
+        r"bias, wt_levels is 3, 1, must be a bool and an integer, in any order: "
+        r"the reference reads bias=True, wt_levels=1, the fast versions wt_levels=3, bias=True"
+    )
+    with pytest.raises(ArgumentError, match=text):
+        cls(2, 2, 5, 1, 3, 1)
+    with pytest.raises(ArgumentError, match="bias=False, wt_levels=1, the fast versions wt_levels"):
+        cls(2, 2, 5, 1, 0)
+    with pytest.raises(ArgumentError, match=text):
+        cls(2, 2, bias=3, wt_levels=1)
+    assert cls(2, 2, wt_levels=None).wt_levels == 1
 
 
 @pytest.mark.parametrize(
