@@ -10,6 +10,8 @@
 #include <optional>
 #include <vector>
 
+#include "check.h"
+
 namespace fusewright {
 namespace {
 
@@ -44,6 +46,35 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
     std::vector<int64_t> shape(t.dim());
     for (int64_t d = 0; d < t.dim(); ++d) shape[d] = t.size(d);
     return shape;
+}
+
+// `[op] grad_y.size(1) is 4, must be 6`, unless the tensor has that shape. Where strides are
+// followed the number of elements is not enough: a transposed tensor reaches further than its shape
+// says.
+inline void check_shape(const Tensor& t, torch::headeronly::IntHeaderOnlyArrayRef shape,
+                        const char* op, const char* name) {
+    const auto sizes = t.sizes();
+    FW_CHECK(sizes.size() == shape.size(), op, name, ".dim() is ", sizes.size(), ", must be ",
+             shape.size());
+    for (size_t d = 0; d < shape.size(); ++d) {
+        FW_CHECK(sizes[d] == shape[d], op, name, ".size(", d, ") is ", sizes[d], ", must be ",
+                 shape[d]);
+    }
+}
+inline void check_shape(const std::optional<Tensor>& t,
+                        torch::headeronly::IntHeaderOnlyArrayRef shape, const char* op,
+                        const char* name) {
+    if (present(t)) check_shape(*t, shape, op, name);
+}
+
+inline void check_dtype(const Tensor& t, ScalarType dtype, const char* op, const char* name) {
+    FW_CHECK(t.scalar_type() == dtype, op, name, ".dtype is ",
+             torch::headeronly::toString(t.scalar_type()), ", must be ",
+             torch::headeronly::toString(dtype));
+}
+
+inline void check_rank(const Tensor& t, int64_t rank, const char* op, const char* name) {
+    FW_CHECK(t.dim() == rank, op, name, ".dim() is ", t.dim(), ", must be ", rank);
 }
 
 // Parameters of another dtype than the data, as under autocast, are converted.

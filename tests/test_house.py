@@ -116,6 +116,28 @@ def test_no_path_of_a_machine() -> None:
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("rooms", "suffixes", "most"),
+    [
+        (("python",), {".py"}, 300),
+        (
+            ("src", "kernels_cuda", "kernels_metal", "kernels_triton"),
+            {".h", ".cpp", ".cu", ".cuh", ".metal", ".mm", ".py"},
+            500,
+        ),
+    ],
+)
+def test_files_stay_short(rooms: tuple[str, ...], suffixes: set[str], most: int) -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for room in rooms
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in suffixes
+    }
+    assert lengths
+    assert not {name: lines for name, lines in lengths.items() if lines > most}
+
+
 def test_import_is_light() -> None:
     """`import fusewright` registers no operator and imports nothing heavy beyond torch itself."""
     code = """

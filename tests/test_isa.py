@@ -55,6 +55,8 @@ CALLED = re.compile(r"\t(?:call|jmp) +([0-9a-f]+) <[^>+]+>")
 AVX = re.compile(r"\t(?:v[a-z0-9]+ .*|.*%[yz]mm.*)$", re.M)  # and no other mnemonic begins with v
 NEWER = re.compile("4avx2|6avx512")
 ROOT = re.compile("fusewright|_GLOBAL__|^_init$|^_fini$|_Sp_counted|exception|bad_")
+# Every object has such helpers for itself: the baseline's are those that the baseline calls.
+LOCAL = re.compile("fusewright12_GLOBAL__N_1")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="one instruction set only")
@@ -73,7 +75,11 @@ def test_baseline_holds_nothing_newer() -> None:
     names = dict(zip(parts[1::3], parts[2::3], strict=True))
     bodies = dict(zip((a.lstrip("0") for a in parts[1::3]), parts[3::3], strict=True))
     names = {address.lstrip("0"): name for address, name in names.items()}
-    found = [a for a, name in names.items() if ROOT.search(name) and not NEWER.search(name)]
+    found = [
+        address
+        for address, name in names.items()
+        if ROOT.search(name) and not NEWER.search(name) and not LOCAL.search(name)
+    ]
     assert sum("8baseline" in names[a] for a in found) > 100, "the library has no symbols"
     assert any(AVX.search(bodies[a]) for a, name in names.items() if "4avx2" in name)
     seen = set(found)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusewright._check import check_floating, is_integer
+from fusewright._op import supported_dtypes
 from fusewright.errors import fail
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
@@ -48,8 +50,10 @@ def dims_of(op: str, x: Tensor, normalized_shape: int | tuple[int, ...] | None) 
     """How many trailing dimensions `normalized_shape` covers; the last one where it is None."""
     if normalized_shape is None:
         return 1
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if not shape or x.shape[-len(shape) :] != shape:
+    if not isinstance(x, Tensor):
+        return 1  # of that `Op` tells
+    shape: Any = (normalized_shape,) if is_integer(normalized_shape) else normalized_shape
+    if not isinstance(shape, (list, tuple)) or not shape or x.shape[-len(shape) :] != tuple(shape):
         fail(op, "normalized_shape", shape, f"be trailing dimensions of x, {tuple(x.shape)}")
     return len(shape)
 
@@ -64,8 +68,7 @@ def check(
     activation: str,
 ) -> None:
     """Raise `ArgumentError` for arguments that are wrong on every backend."""
-    if not x.is_floating_point():
-        fail(op, "x.dtype", x.dtype, "be a floating-point type")
+    check_floating(op, "x", x)
     if not 1 <= norm_dims <= x.dim():
         fail(op, "x.dim()", x.dim(), f"be at least {max(norm_dims, 1)}")
     shape = x.shape[x.dim() - norm_dims :]
@@ -74,16 +77,25 @@ def check(
             continue
         if value.shape != shape:
             fail(op, f"{name}.shape", tuple(value.shape), f"be {tuple(shape)}")
-        if not value.is_floating_point():
-            fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
+        check_floating(op, name, value)
     if residual is not None:
         if residual.shape != x.shape:
             fail(op, "residual.shape", tuple(residual.shape), f"be {tuple(x.shape)} as x's")
-        if not residual.is_floating_point():
-            fail(op, "residual.dtype", residual.dtype, "be a floating-point type")
+        check_floating(op, "residual", residual)
     if not eps >= 0:  # NaN too
         fail(op, "eps", eps, "be >= 0")
     activation_name(op, activation)
+
+
+def supported(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> str | None:
+    """`supported_dtypes`, and both x and the residual in fp64 or neither.
+
+    The statistics have the precision of x, the gradient that of the sum, which is the residual's.
+    """
+    wide = torch.float64
+    if residual is not None and (x.dtype is wide) is not (residual.dtype is wide):
+        return f"its kernels add no {residual.dtype} residual to {x.dtype}"
+    return supported_dtypes(x, residual, *parameters)
 
 
 def fake_outputs(x: Tensor, residual: Tensor | None, norm_dims: int) -> tuple[Tensor, ...]:

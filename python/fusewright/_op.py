@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
@@ -13,7 +12,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from fusewright import _autograd, _registration, backends
-from fusewright._schema import Signature, tensors_of
+from fusewright._check import describe
+from fusewright._schema import Signature, cast, tensors_of
+from fusewright._warn import warn_user
 from fusewright.backends import REFERENCE, Backend
 from fusewright.backends.explain import Inquiry
 from fusewright.errors import UnsupportedError, fail
@@ -100,7 +101,7 @@ class Op:
         if self.check is not None:
             self.check(*args)
         if self.autocast is not None and device != "meta" and torch.is_autocast_enabled(device):
-            args = _cast(args, torch.get_autocast_dtype(device))
+            args = cast(args, torch.get_autocast_dtype(device))
         chosen = self._choose(device, args, backend)
         needs_grad = requires_grad and torch.is_grad_enabled()
         if needs_grad and self.functions is None:
@@ -200,7 +201,7 @@ class Op:
         if os.environ.get("FUSEWRIGHT_STRICT") == "1":
             raise UnsupportedError(text)
         self._warned.add(device)
-        warnings.warn(text, RuntimeWarning, stacklevel=4)
+        warn_user(text)
 
     def _inspect(self, args: Sequence[Any]) -> tuple[str, bool]:
         """Check types and devices; give the type of the device, and whether any requires a grad.
@@ -233,7 +234,7 @@ class Op:
             raise TypeError(f"[{self.name}] takes {signature.text}, got {len(args)} arguments")
         for argument, value in zip(signature.arguments, args, strict=True):
             if not argument.accepts(value):
-                fail(self.name, argument.name, _describe(value), f"be {argument.type}")
+                fail(self.name, argument.name, describe(value), f"be {argument.type}")
         return tuple(i for i, value in enumerate(values) if isinstance(value, Tensor))
 
     def _fail_on_device(self, args: Sequence[Any]) -> NoReturn:
@@ -287,20 +288,3 @@ def supported_dtypes(*args: Any) -> Reason:
         if is_float and value.dtype not in _KERNEL_DTYPES:
             return f"its kernels take fp32, fp64, bf16 and fp16, not {value.dtype}"
     return None
-
-
-def _cast(args: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:
-    def cast(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            # fp64 stays: autocast itself leaves it alone
-            eligible = value.is_floating_point() and value.dtype is not torch.float64
-            return value.to(dtype) if eligible else value
-        if isinstance(value, (list, tuple)):
-            return [cast(v) for v in value]
-        return value
-
-    return tuple(cast(value) for value in args)
-
-
-def _describe(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})" if not isinstance(value, Tensor) else "a Tensor"

@@ -101,6 +101,20 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
         yield from (v for v in value if isinstance(v, Tensor))
 
 
+def cast(args: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:
+    """The arguments as autocast to `dtype` hands them on; fp64 stays: autocast leaves it alone."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            eligible = value.is_floating_point() and value.dtype is not torch.float64
+            return value.to(dtype) if eligible else value
+        if isinstance(value, (list, tuple)):
+            return [convert(v) for v in value]
+        return value
+
+    return tuple(convert(value) for value in args)
+
+
 def _type_text(argument: Any) -> str:
     text = str(argument.type)
     if text.startswith("Optional["):

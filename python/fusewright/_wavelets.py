@@ -17,7 +17,7 @@ from fusewright.errors import fail
 HAAR = ("db1", "haar")
 
 
-def filters(wt_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def filters(wt_type: str, op: str = "wtconv") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Low and high pass of the analysis, then of the synthesis, in fp64, as correlations.
 
     Raises:
@@ -34,7 +34,7 @@ def filters(wt_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         text = f"wt_type {wt_type!r} needs PyWavelets: pip install 'fusewright[wavelets]'"
         raise ModuleNotFoundError(text) from error
     if wt_type not in pywt.wavelist(kind="discrete"):
-        fail("wtconv", "wt_type", repr(wt_type), "be a discrete wavelet of PyWavelets")
+        fail(op, "wt_type", repr(wt_type), "be a discrete wavelet of PyWavelets")
     bank = pywt.Wavelet(wt_type)
 
     def tensor(taps: list[float]) -> Tensor:
@@ -48,12 +48,14 @@ def filters(wt_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def filter_banks(wt_type: str, channels: int, dims: int) -> tuple[Tensor, Tensor]:
+def filter_banks(
+    wt_type: str, channels: int, dims: int, op: str = "wtconv"
+) -> tuple[Tensor, Tensor]:
     """Analysis and synthesis filters, (bands·channels, 1, n[, n]) in fp64.
 
     They are `wt_filter` and `iwt_filter` of the reference's checkpoints.
     """
-    dec_lo, dec_hi, rec_lo, rec_hi = filters(wt_type)
+    dec_lo, dec_hi, rec_lo, rec_hi = filters(wt_type, op)
     banks = []
     for low, high in ((dec_lo, dec_hi), (rec_lo, rec_hi)):
         if dims == 1:
@@ -85,9 +87,9 @@ def _inverse(bank: Tensor, bands: Tensor, size: Sequence[int], dims: int) -> Ten
 def wtconv(op: Op, wt_type: str, args: tuple[Any, ...], backend: str | None) -> Tensor:
     """wtconv1d or wtconv2d with any wavelet."""
     dims = 1 if op.name == "wtconv1d" else 2
-    x, *rest, weights, scales = args
+    x = args[0]
     channels = x.shape[1] if isinstance(x, Tensor) and x.dim() > 1 else 1
-    analysis, synthesis = filter_banks(wt_type, channels, dims)
+    analysis, synthesis = filter_banks(wt_type, channels, dims, op.name)
     run = partial(
         _wtconv.reference,
         dims,
@@ -95,5 +97,4 @@ def wtconv(op: Op, wt_type: str, args: tuple[Any, ...], backend: str | None) -> 
         inverse=partial(_inverse, synthesis),
     )
     reason = f"only Haar is fused, wt_type is {wt_type!r}"
-    args = (x, *rest, list(weights), list(scales))
     return op.run_plain(run, args, backend, reason)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusewright._check import check_floating, check_integer, check_tensor, is_integer
 from fusewright.errors import fail
 
 
@@ -82,11 +83,57 @@ def reference(
 
 
 def _filter(x: Tensor, weight: Tensor) -> Tensor:
+    if x.numel() == 0:  # torch's convolutions refuse no groups and no pixels
+        return x
     convolve = F.conv1d if weight.dim() == 3 else F.conv2d
     pads = []
     for size in reversed(weight.shape[2:]):  # 'same', also for even sizes
         pads += [(size - 1) // 2, size // 2]
     return convolve(F.pad(x, pads), weight, groups=x.shape[1])
+
+
+def check_bands(op: str, x: Tensor, size: Sequence[int]) -> None:
+    """Raise `ArgumentError` for bands that are none, or no transform of an image of that size."""
+    dims = len(size)
+    if x.dim() != dims + 2:
+        places = "(N, 2C, L)" if dims == 1 else "(N, 4C, H, W)"
+        fail(op, "coefficients.dim()", x.dim(), f"be {dims + 2}: {places}")
+    check_floating(op, "coefficients", x)
+    if x.shape[1] % 2**dims:
+        fail(op, "coefficients.shape[1]", x.shape[1], f"be a multiple of {2**dims}")
+    for half, full in zip(x.shape[2:], size, strict=True):
+        if full < 0 or (full + 1) // 2 != half:
+            sizes = f"{2 * half - 1} or {2 * half}" if half > 0 else "0"
+            fail(op, "size", full, f"be {sizes} for {half} coefficients")
+
+
+def image_size(op: str, coefficients: Any, size: Any, dims: int) -> Sequence[int]:
+    """`size` if it is that many integers; twice the bands' where it is None."""
+    check_tensor(op, "coefficients", coefficients)
+    if size is None:  # of bands of a wrong rank the check tells
+        return (
+            [2 * half for half in coefficients.shape[2:]]
+            if coefficients.dim() == dims + 2
+            else [0] * dims
+        )
+    if dims == 1:
+        check_integer(op, "size", size, 0)
+        return [size]
+    if not isinstance(size, (list, tuple)) or len(size) != dims or not all(map(is_integer, size)):
+        fail(op, "size", repr(size), "be two integers")
+    return size
+
+
+def stacked(op: str, name: str, value: Any) -> list[Any]:
+    """The parameters of all levels as a list; a tensor is none, though it can be iterated."""
+    if isinstance(value, (Tensor, str)) or not isinstance(value, Iterable):
+        fail(
+            op,
+            name,
+            "a Tensor" if isinstance(value, Tensor) else repr(value),
+            "be a list of Tensors",
+        )
+    return list(value)
 
 
 def check(
@@ -102,31 +149,34 @@ def check(
     """Raise `ArgumentError` for shapes and dtypes that are wrong on every backend."""
     if x.dim() != dims + 2:
         fail(op, "x.dim()", x.dim(), f"be {dims + 2}")
-    if not x.is_floating_point():
-        fail(op, "x.dtype", x.dtype, "be a floating-point type")
+    check_floating(op, "x", x)
     channels, size = x.shape[1], base_weight.shape[-1] if base_weight.dim() else 0
-    kernel = (size,) * dims
+    kernel, bands = (size,) * dims, 2**dims * channels
     if base_weight.shape != (channels, 1, *kernel) or size < 1:
         must = f"be ({channels}, 1{', K' * dims}) with K >= 1"
         fail(op, "base_weight.shape", tuple(base_weight.shape), must)
-    if base_bias is not None and base_bias.shape != (channels,):
-        fail(op, "base_bias.shape", tuple(base_bias.shape), f"be ({channels},)")
-    if base_scale.numel() != channels:
-        fail(op, "base_scale.numel()", base_scale.numel(), f"be {channels}, one a channel")
+    check_floating(op, "base_weight", base_weight)
+    if base_bias is not None:
+        if base_bias.shape != (channels,):
+            fail(op, "base_bias.shape", tuple(base_bias.shape), f"be ({channels},)")
+        check_floating(op, "base_bias", base_bias)
+    _check_scale(op, dims, "base_scale", base_scale, channels)
     if len(wavelet_scales) != len(wavelet_weights):
         must = f"be {len(wavelet_weights)} as wavelet_weights"
         fail(op, "len(wavelet_scales)", len(wavelet_scales), must)
-    bands = 2**dims * channels
     for level, (weight, scale) in enumerate(zip(wavelet_weights, wavelet_scales, strict=True)):
         if weight.shape != (bands, 1, *kernel):
             must = f"be {(bands, 1, *kernel)}"
             fail(op, f"wavelet_weights[{level}].shape", tuple(weight.shape), must)
-        if scale.numel() != bands:
-            fail(op, f"wavelet_scales[{level}].numel()", scale.numel(), f"be {bands}")
-    parameters = (base_weight, base_bias, base_scale, *wavelet_weights, *wavelet_scales)
-    for value in parameters:
-        if value is not None and not value.is_floating_point():
-            fail(op, "dtype of a parameter", value.dtype, "be a floating-point type")
+        check_floating(op, f"wavelet_weights[{level}]", weight)
+        _check_scale(op, dims, f"wavelet_scales[{level}]", scale, bands)
+
+
+def _check_scale(op: str, dims: int, name: str, scale: Tensor, channels: int) -> None:
+    full = (1, channels, *(1,) * dims)
+    if scale.shape not in (full, (channels,)):
+        fail(op, f"{name}.shape", tuple(scale.shape), f"be {full} or ({channels},)")
+    check_floating(op, name, scale)
 
 
 def sample(

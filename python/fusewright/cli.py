@@ -57,7 +57,7 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option(help="The CSV of an earlier run.", exists=True, dir_okay=False)
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time for the samples of one row.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for the samples of one row.")] = 2.0,
     quick: Annotated[
         bool, typer.Option("--quick", help="The smallest case an operator and dtype, few samples.")
     ] = False,
@@ -69,8 +69,6 @@ def bench(
 
     Exits with 1 if a result of fusewright is wrong; such a case has no times.
     """
-    import torch
-
     with extra("bench"):
         import matplotlib  # noqa: F401  only to know before a long run that it is there
 
@@ -80,7 +78,7 @@ def bench(
 
     try:
         options = Options(
-            device=torch.device(device),
+            device=suite.parse_device(device),
             directions=parse_passes(passes),
             seconds=min(seconds, 0.3) if quick else seconds,
             compile=with_compile,
@@ -114,6 +112,8 @@ def demo(
 
     from fusewright import demo as module
 
+    if not out.absolute().parent.is_dir():  # known before the training, not after
+        raise SystemExit(f"[demo] --out is {str(out)!r}, must be in a folder that exists")
     module.run(steps=steps, seed=seed, out=out, console=_console())
 
 

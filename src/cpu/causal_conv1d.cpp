@@ -95,11 +95,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> k::causal_conv1d_backward(
         using A = acc_t<T>;
         const Problem<A> p = problem_of<A>(x, weight, bias, seq_idx, initial_states, silu);
         const int64_t history = p.width - 1;
-        FW_CHECK(!present(grad_y) || grad_y->numel() == x.numel(), kOp,
-                 "grad_y must have the shape of x");
-        FW_CHECK(!present(grad_final_states) ||
-                     grad_final_states->numel() == static_cast<int64_t>(p.states.size()),
-                 kOp, "grad_final_states must be (batch, channels, width - 1)");
+        check_shape(grad_y, x.sizes(), kOp, "grad_y");
+        if (present(grad_y)) check_dtype(*grad_y, x.scalar_type(), kOp, "grad_y");
+        check_shape(grad_final_states, {p.batch, p.channels, history}, kOp, "grad_final_states");
         Tensor dx = fresh_like(x);
         const auto layout = layout_of(dx);
         Tensor dense = layout ? dx : fresh(x, {p.batch, p.channels, p.length});

@@ -57,15 +57,12 @@ template <class A>
 Problem<A> problem_of(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                       const std::optional<Tensor>& seq_idx,
                       const std::optional<Tensor>& initial_states, bool silu) {
-    FW_CHECK(x.dim() == 3 && weight.dim() == 2 && weight.size(0) == x.size(1), kOp,
-             "x must be (batch, channels, length) and weight (channels, width)");
+    check_rank(x, 3, kOp, "x");
+    check_filter(weight, bias, x.size(1), kOp);
     Problem<A> p{x.size(0), x.size(1), x.size(2), weight.size(1), silu, {}, {}, {}, {}};
-    FW_CHECK(!present(bias) || bias->numel() == p.channels, kOp, "bias must be (channels,)");
     const int64_t states = p.batch * p.channels * (p.width - 1);
-    FW_CHECK(!present(initial_states) || initial_states->numel() == states, kOp,
-             "initial_states must be (batch, channels, width - 1)");
-    FW_CHECK(!present(seq_idx) || seq_idx->numel() == p.batch * p.length, kOp,
-             "seq_idx must be (batch, length)");
+    check_shape(initial_states, {p.batch, p.channels, p.width - 1}, kOp, "initial_states");
+    check_shape(seq_idx, {p.batch, p.length}, kOp, "seq_idx");
     p.weight = as_acc<A>(weight, kOp);
     p.bias = as_acc_or_zeros<A>(bias, p.channels, kOp);
     p.states = as_acc_or_zeros<A>(initial_states, states, kOp);

@@ -16,7 +16,7 @@ constexpr const char* kOp = "causal_conv1d_update";
 
 std::vector<int64_t> integers(const std::optional<Tensor>& t, int64_t n, const char* name) {
     if (!present(t)) return {};
-    FW_CHECK(t->numel() == n, kOp, name, " must have ", n, " elements");
+    check_shape(t, {n}, kOp, name);
     const Tensor dense = as_contiguous(*t);
     std::vector<int64_t> values(n);
     const bool wide = dense.scalar_type() == torch::headeronly::ScalarType::Long;
@@ -41,13 +41,14 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const 
                                const std::optional<Tensor>& bias,
                                const std::optional<Tensor>& cache_seqlens,
                                const std::optional<Tensor>& conv_state_indices, bool use_silu) {
-    FW_CHECK(x.dim() == 3 && conv_state.dim() == 3 && weight.dim() == 2, kOp,
-             "x and conv_state must have 3 dimensions and weight 2");
+    check_rank(x, 3, kOp, "x");
+    check_rank(conv_state, 3, kOp, "conv_state");
+    check_filter(weight, bias, x.size(1), kOp);
     const int64_t batch = x.size(0), channels = x.size(1), steps = x.size(2);
     const int64_t width = weight.size(1), history = width - 1;
     const int64_t states = conv_state.size(0), length = conv_state.size(2);
-    FW_CHECK(weight.size(0) == channels && conv_state.size(1) == channels && length >= history, kOp,
-             "conv_state must be (states, ", channels, ", length >= ", history, ")");
+    const int64_t least = std::max<int64_t>(history, 1);
+    check_shape(conv_state, {states, channels, std::max(length, least)}, kOp, "conv_state");
     FW_CHECK(present(conv_state_indices) || states == batch, kOp, "conv_state has ", states,
              " states, must have ", batch, " as x without conv_state_indices");
     const std::vector<int64_t> seqlens = integers(cache_seqlens, batch, "cache_seqlens");

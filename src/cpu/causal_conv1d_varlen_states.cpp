@@ -12,11 +12,11 @@ namespace {
 constexpr const char* kOp = "causal_conv1d_varlen_states";
 
 std::vector<int64_t> bounds_of(const Tensor& cu_seqlens, int64_t total) {
+    check_rank(cu_seqlens, 1, kOp, "cu_seqlens");
     const Tensor dense = as_contiguous(cu_seqlens);
     const bool wide = dense.scalar_type() == torch::headeronly::ScalarType::Long;
     std::vector<int64_t> bounds(dense.numel());
-    FW_CHECK(!bounds.empty(), kOp,
-             "cu_seqlens is empty, must have one element more than sequences");
+    FW_CHECK(!bounds.empty(), kOp, "cu_seqlens.numel() is 0, must be at least 1");
     int64_t before = 0;
     for (size_t i = 0; i < bounds.size(); ++i) {
         bounds[i] = wide ? dense.const_data_ptr<int64_t>()[i] : dense.const_data_ptr<int32_t>()[i];
@@ -48,7 +48,8 @@ using torch::stable::Tensor;
 
 Tensor k::causal_conv1d_varlen_states(const Tensor& x, const Tensor& cu_seqlens,
                                       int64_t state_len) {
-    FW_CHECK(x.dim() == 2 && state_len >= 0, kOp, "x must be (total, channels)");
+    check_rank(x, 2, kOp, "x");
+    FW_CHECK(state_len >= 0, kOp, "state_len is ", state_len, ", must be >= 0");
     const std::vector<int64_t> bounds = bounds_of(cu_seqlens, x.size(0));
     const int64_t channels = x.size(1);
     Tensor y = zeros(fresh(x, {static_cast<int64_t>(bounds.size()) - 1, channels, state_len}));
@@ -69,10 +70,12 @@ Tensor k::causal_conv1d_varlen_states(const Tensor& x, const Tensor& cu_seqlens,
 Tensor k::causal_conv1d_varlen_states_backward(const Tensor& grad_y, const Tensor& x,
                                                const Tensor& cu_seqlens, int64_t state_len,
                                                int64_t) {
+    check_rank(x, 2, kOp, "x");
     const std::vector<int64_t> bounds = bounds_of(cu_seqlens, x.size(0));
     const int64_t channels = x.size(1);
-    FW_CHECK(grad_y.numel() == (static_cast<int64_t>(bounds.size()) - 1) * channels * state_len,
-             kOp, "grad_y must have the shape of y");
+    check_shape(grad_y, {static_cast<int64_t>(bounds.size()) - 1, channels, state_len}, kOp,
+                "grad_y");
+    check_dtype(grad_y, x.scalar_type(), kOp, "grad_y");
     const Tensor grad = as_contiguous(grad_y);
     Tensor dx = zeros(fresh_like(x));
     fusewright::with_dtype(x.scalar_type(), kOp, [&](auto type) {

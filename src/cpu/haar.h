@@ -19,16 +19,14 @@ struct Image {
     int64_t batch_stride, channel_stride, row_stride, step;
 
     Image(const Tensor& t, const char* op)
-        : batch(t.size(0)),
+        : batch((check_rank(t, dims + 2, op, "x"), t.size(0))),
           channels(t.size(1)),
           height(dims == 2 ? t.size(2) : 1),
           width(t.size(dims + 1)),
           batch_stride(t.stride(0)),
           channel_stride(t.stride(1)),
           row_stride(dims == 2 ? t.stride(2) : 0),
-          step(t.stride(dims + 1)) {
-        FW_CHECK(t.dim() == dims + 2, op, "x must have ", dims + 2, " dimensions, has ", t.dim());
-    }
+          step(t.stride(dims + 1)) {}
 
     int64_t offset(int64_t b, int64_t c, int64_t row) const {
         return b * batch_stride + c * channel_stride + row * row_stride;
@@ -48,8 +46,10 @@ void for_each_pair(int64_t batch, int64_t channels, int64_t pairs, int64_t row_e
 }
 
 template <int dims>
-Tensor haar_forward(const char* op, const Tensor& x) {
+Tensor haar_forward(const char* op, const Tensor& x, int64_t height, int64_t width) {
     const Image<dims> in(x, op);
+    FW_CHECK(in.height == height && in.width == width, op, "x is an image of ", in.height, " x ",
+             in.width, ", must be of ", height, " x ", width);
     const int64_t h = dims == 2 ? (in.height + 1) / 2 : 1, w = (in.width + 1) / 2;
     constexpr int bands = 1 << dims;
     std::vector<int64_t> shape{in.batch, bands * in.channels};
@@ -106,9 +106,12 @@ template <int dims>
 Tensor haar_inverse(const char* op, const Tensor& x, int64_t height, int64_t width) {
     const Image<dims> in(x, op);
     constexpr int bands = 1 << dims;
-    FW_CHECK(in.channels % bands == 0 && (width + 1) / 2 == in.width &&
+    FW_CHECK(in.channels % bands == 0, op, "x.size(1) is ", in.channels, ", must be a multiple of ",
+             bands);
+    FW_CHECK(height >= 0 && width >= 0 && (width + 1) / 2 == in.width &&
                  (dims == 1 || (height + 1) / 2 == in.height),
-             op, "the bands don't fit an image of ", height, " x ", width);
+             op, "the image is ", height, " x ", width, ", must be that of bands of ", in.height,
+             " x ", in.width);
     const int64_t channels = in.channels / bands, w = in.width;
     std::vector<int64_t> shape{in.batch, channels};
     if (dims == 2) shape.push_back(height);

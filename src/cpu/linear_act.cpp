@@ -104,6 +104,14 @@ std::vector<double> derive(Activation activation, const Tensor& grad, const Tens
     return total;
 }
 
+void check_arguments(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    check_rank(weight, 2, kOp, "weight");
+    FW_CHECK(x.dim() >= 1, kOp, "x.dim() is 0, must be at least 1");
+    FW_CHECK(x.size(x.dim() - 1) == weight.size(1), kOp, "x.size(-1) is ", x.size(x.dim() - 1),
+             ", must be ", weight.size(1), " as weight.size(1)");
+    check_shape(bias, {weight.size(0)}, kOp, "bias");
+}
+
 // `value` with the strides and dtype of `like`, as the gradient of an argument must be.
 Tensor gradient_like(const Tensor& like, const Tensor& value) {
     Tensor result = fresh_like(like);
@@ -121,6 +129,7 @@ std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
                                          const std::optional<Tensor>& bias,
                                          const std::string& activation, bool keep) {
     const Activation act = parse_activation(activation);
+    check_arguments(x, weight, bias);
     const Tensor pre =
         linear(x, in_dtype(weight, x.scalar_type()), in_dtype(bias, x.scalar_type()));
     if (act == Activation::none) return {pre, none_like(x)};
@@ -133,16 +142,19 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
     const Tensor& pre, const std::string& activation, int64_t needs) {
     const Activation act = parse_activation(activation);
+    std::vector<int64_t> shape = shape_of(x);
+    check_arguments(x, weight, bias);
     const int64_t columns = weight.size(0), inner = weight.size(1);
-    const int64_t rows = x.dim() == 1 ? 1
-                         : inner == 0 ? grad_y.numel() / std::max<int64_t>(columns, 1)
-                                      : x.numel() / inner;
-    FW_CHECK(grad_y.numel() == rows * columns, kOp, "grad_y must have the shape of y");
+    shape.back() = columns;
+    check_shape(grad_y, shape, kOp, "grad_y");
+    int64_t rows = 1;
+    for (size_t d = 0; d + 1 < shape.size(); ++d) rows *= shape[d];
     const Tensor w = in_dtype(weight, x.scalar_type());
     const Tensor grad = as_contiguous(in_dtype(grad_y, x.scalar_type()));
     Tensor saved = pre, dpre = grad;
     if (act != Activation::none) {
-        if (pre.numel() != grad.numel()) saved = linear(x, w, in_dtype(bias, x.scalar_type()));
+        saved = pre.numel() == grad.numel() ? as_contiguous(in_dtype(pre, x.scalar_type()))
+                                            : linear(x, w, in_dtype(bias, x.scalar_type()));
         dpre = fresh_like(grad);
     }
     const std::vector<double> sums = derive(act, grad, saved, dpre, columns, needs & 4);

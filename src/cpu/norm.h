@@ -150,9 +150,10 @@ struct Affine {
             weight = as_acc<A>(*w, op);
             for (A& v : weight) v += offset;
         }
-        FW_CHECK(static_cast<int64_t>(weight.size()) == columns &&
-                     static_cast<int64_t>(bias.size()) == columns,
-                 op, "weight and bias must have ", columns, " elements");
+        FW_CHECK(static_cast<int64_t>(weight.size()) == columns, op, "weight.numel() is ",
+                 weight.size(), ", must be ", columns);
+        FW_CHECK(static_cast<int64_t>(bias.size()) == columns, op, "bias.numel() is ", bias.size(),
+                 ", must be ", columns);
     }
 };
 
@@ -161,6 +162,11 @@ struct NormOptions {
     double eps;
     Activation activation;
 };
+
+inline void check_norm_dims(const Tensor& x, int64_t norm_dims, const char* op) {
+    FW_CHECK(0 < norm_dims && norm_dims <= x.dim(), op, "norm_dims is ", norm_dims,
+             ", must be from 1 to ", x.dim());
+}
 
 constexpr int64_t kNormGrain = 16384;  // elements that are worth a thread
 
@@ -172,15 +178,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                                                         const std::optional<Tensor>& residual,
                                                         double offset, bool round_first,
                                                         const NormOptions& o) {
-    FW_CHECK(0 < o.norm_dims && o.norm_dims <= x.dim(), op, "norm_dims is ", o.norm_dims,
-             ", must be from 1 to ", x.dim());
+    check_norm_dims(x, o.norm_dims, op);
     std::vector<int64_t> shape, lead;
     for (int64_t d = 0; d < x.dim(); ++d) {
         shape.push_back(x.size(d));
         if (d < x.dim() - o.norm_dims) lead.push_back(x.size(d));
     }
-    FW_CHECK(!present(residual) || residual->numel() == x.numel(), op,
-             "residual must have the shape of x");
+    check_shape(residual, shape, op, "residual");
     Tensor y = fresh(x, shape);
     Tensor total = present(residual) ? fresh(*residual, shape) : none_like(x);
     const auto stat = x.scalar_type() == torch::headeronly::ScalarType::Double

@@ -13,6 +13,22 @@ struct AffineSums {
     explicit AffineSums(int64_t columns) : weight(columns), bias(columns) {}
 };
 
+// Rounded to a 16-bit type and back. Llama's order rounds to the type of y, which is that of its
+// gradient; the rows are of the sum's type, which may be another.
+template <class A>
+Vec<A> rounded(Vec<A> v, ScalarType dtype) {
+    const auto through = [&](auto narrow) {
+        decltype(narrow) kept[Vec<A>::size];
+        store(kept, v);
+        return load<A>(kept);
+    };
+    if constexpr (std::is_same_v<A, float>) {
+        if (dtype == ScalarType::BFloat16) return through(BFloat16());
+        if (dtype == ScalarType::Half) return through(Half());
+    }
+    return v;
+}
+
 // Writes the gradient of x for one row of y's, into `g`; adds to the sums. `fetch_x` and `fetch_g`
 // give the rows of x and of the gradient of y as functions of (i, lanes); `round` is what the
 // forward did to a normalised vector before the weight.
@@ -60,16 +76,23 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
     const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const Tensor& mean, const Tensor& rstd, double offset, bool round_first, const NormOptions& o,
     int64_t needs) {
+    check_norm_dims(x, o.norm_dims, op);
     Tensor dx = needs & 1 ? fresh_like(x) : none_like(x);
     const Rows in(x, o.norm_dims);
-    FW_CHECK(rstd.numel() == in.rows && (!centred || mean.numel() == in.rows), op,
-             "mean and rstd must have one element a row");
+    const auto statistic = [&](const Tensor& t, const char* name) {
+        FW_CHECK(t.numel() == in.rows, op, name, ".numel() is ", t.numel(), ", must be ", in.rows,
+                 ", one a row");
+        check_dtype(t, acc_dtype(x.scalar_type()), op, name);
+        return as_contiguous(t);
+    };
+    const Tensor means = centred ? statistic(mean, "mean") : mean, rstds = statistic(rstd, "rstd");
     const int64_t n = in.columns;
-    const auto rows_of = [&](const std::optional<Tensor>& t) {
-        FW_CHECK(!present(t) || t->numel() == x.numel(), op, "a gradient must have the shape of x");
+    const auto rows_of = [&](const std::optional<Tensor>& t, const char* name) {
+        check_shape(t, x.sizes(), op, name);
         return present(t) ? std::optional(Rows(*t, o.norm_dims)) : std::nullopt;
     };
-    const auto dy = rows_of(grad_y), dtotal = rows_of(grad_total);
+    const auto dy = rows_of(grad_y, "grad_y");
+    const auto dtotal = rows_of(grad_total, "grad_residual_out");
     const auto parameter = [&](int bit, const std::optional<Tensor>& like, const auto& values) {
         if (!(needs >> bit & 1) || !present(like)) return none_like(x);
         Tensor dense = fresh(*like, {n});
@@ -128,19 +151,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                                                      : load_lanes(dy_row.data() + i, lanes);
                         };
                         const auto round = [&](Vec<A> v) {
-                            if constexpr (!std::is_same_v<T, A>) {
-                                if (round_first) {
-                                    T narrow[Vec<A>::size];
-                                    store(narrow, v);
-                                    return load<A>(narrow);
-                                }
-                            }
-                            return v;
+                            return round_first && dy ? rounded(v, dy->tensor.scalar_type()) : v;
                         };
                         row_backward<centred, activation>(
                             fetch_x, fetch_g, round, g.data(), n,
-                            centred ? mean.const_data_ptr<A>()[r] : A(0),
-                            rstd.const_data_ptr<A>()[r], affine, sums[block]);
+                            centred ? means.const_data_ptr<A>()[r] : A(0),
+                            rstds.const_data_ptr<A>()[r], affine, sums[block]);
                         if (!out) continue;
                         if (dtotal) {
                             load_any(dtotal, r, row.data());

@@ -23,6 +23,14 @@ std::vector<A> as_acc(const Tensor& t, const char* op) {
     return values;
 }
 
+// The filter and the bias of the causal convolutions.
+inline void check_filter(const Tensor& weight, const std::optional<Tensor>& bias, int64_t channels,
+                         const char* op) {
+    check_rank(weight, 2, op, "weight");
+    check_shape(weight, {channels, std::max<int64_t>(weight.size(1), 1)}, op, "weight");
+    check_shape(bias, {channels}, op, "bias");
+}
+
 // As `as_acc`; zeros where the tensor is absent.
 template <class A>
 std::vector<A> as_acc_or_zeros(const std::optional<Tensor>& t, int64_t n, const char* op) {

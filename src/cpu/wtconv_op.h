@@ -11,7 +11,8 @@ using Tensors = std::vector<Tensor>;
 template <int dims>
 WTConvShape<dims> wtconv_shape(const char* op, const Tensor& x, const Tensor& base_weight,
                                const Tensors& weights) {
-    FW_CHECK(x.dim() == dims + 2, op, "x must have ", dims + 2, " dimensions, has ", x.dim());
+    check_rank(x, dims + 2, op, "x");
+    check_rank(base_weight, dims + 2, op, "base_weight");
     WTConvShape<dims> s{x.size(0),
                         x.size(1),
                         base_weight.size(base_weight.dim() - 1),
@@ -24,12 +25,12 @@ WTConvShape<dims> wtconv_shape(const char* op, const Tensor& x, const Tensor& ba
         s.height.push_back(dims == 2 ? (s.height.back() + 1) / 2 : 1);
         s.width.push_back((s.width.back() + 1) / 2);
     }
-    FW_CHECK(base_weight.numel() == s.channels * s.taps(), op,
-             "base_weight must hold one filter a channel");
-    for (const Tensor& w : weights) {
-        FW_CHECK(w.numel() == s.bands * s.channels * s.taps(), op,
-                 "a wavelet weight must hold one filter for every band of a channel");
-    }
+    std::vector<int64_t> shape(dims + 2, std::max<int64_t>(s.kernel, 1));
+    shape[0] = s.channels;
+    shape[1] = 1;
+    check_shape(base_weight, shape, op, "base_weight");
+    shape[0] *= s.bands;
+    for (const Tensor& w : weights) check_shape(w, shape, op, "wavelet_weights[i]");
     return s;
 }
 
@@ -45,17 +46,18 @@ struct WTConvParameters {
         : base(as_acc<A>(base_weight, op)),
           bias(as_acc_or_zeros<A>(base_bias, channels, op)),
           base_scale(as_acc<A>(scale_of_base, op)) {
-        FW_CHECK(
-            static_cast<int64_t>(bias.size()) == channels &&
-                static_cast<int64_t>(base_scale.size()) == channels &&
-                scales.size() == weights.size(),
-            op,
-            "base_bias and base_scale must have one element a channel, and every level a scale");
+        const auto one_each = [op](const std::vector<A>& v, int64_t n, const char* name) {
+            FW_CHECK(static_cast<int64_t>(v.size()) == n, op, name, ".numel() is ", v.size(),
+                     ", must be ", n);
+        };
+        one_each(bias, channels, "base_bias");
+        one_each(base_scale, channels, "base_scale");
+        FW_CHECK(scales.size() == weights.size(), op, "len(wavelet_scales) is ", scales.size(),
+                 ", must be ", weights.size(), " as wavelet_weights");
         for (size_t level = 0; level < weights.size(); ++level) {
             wavelet.push_back(as_acc<A>(weights[level], op));
             scale.push_back(as_acc<A>(scales[level], op));
-            FW_CHECK(static_cast<int64_t>(scale.back().size()) == bands * channels, op,
-                     "a wavelet scale must have one element for every band of a channel");
+            one_each(scale.back(), bands * channels, "wavelet_scales[i]");
         }
     }
 };
@@ -213,9 +215,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
     const OptionalTensor& base_bias, const Tensor& base_scale, const Tensors& weights,
     const Tensors& scales, int64_t needs) {
     const auto s = wtconv_shape<dims>(op, x, base_weight, weights);
-    bool same = grad.dim() == x.dim() && grad.scalar_type() == x.scalar_type();
-    for (int64_t d = 0; same && d < x.dim(); ++d) same = grad.size(d) == x.size(d);
-    FW_CHECK(same, op, "grad_y must have the shape and dtype of x");
+    check_shape(grad, x.sizes(), op, "grad_y");
+    check_dtype(grad, x.scalar_type(), op, "grad_y");
     const bool needs_x = needs & 1, needs_parameters = needs >> 1;
     Tensor dx = needs_x ? fresh_like(x) : none_like(x);
     const auto gradient = [&](int bit, const Tensor& like, const auto& values) {

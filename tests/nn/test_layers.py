@@ -66,6 +66,42 @@ def test_causal_conv1d_steps_equal_the_whole(kernel_size: int) -> None:
         assert torch.equal(state, final)
 
 
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_causal_conv1d_in_two_halves(activation: str | None) -> None:
+    """What one call returns as its states is where the next goes on; gradients pass through."""
+    layer = CausalConv1d(6, 4, activation=activation)
+    x = torch.randn(2, 6, 11, requires_grad=True)
+    y, final = layer(x, return_final_states=True)
+    first, states = layer(x[..., :5], return_final_states=True)
+    second, last = layer(x[..., 5:], initial_states=states, return_final_states=True)
+    torch.testing.assert_close(torch.cat([first, second], -1), y)
+    assert torch.equal(last, final)
+    assert torch.equal(final, x[..., -3:])
+    g, h = torch.randn_like(y), torch.randn_like(final)
+    leaves = [x, *layer.parameters()]
+    whole = torch.autograd.grad([y, final], leaves, [g, h])
+    halves = torch.autograd.grad([first, second, last], leaves, [g[..., :5], g[..., 5:], h])
+    for a, b in zip(whole, halves, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_conv1d_of_packed_sequences() -> None:
+    """Each sequence as if it were alone, the first after the initial states; padding gives 0."""
+    layer = CausalConv1d(6, 4, activation="silu")
+    x, before = torch.randn(1, 6, 12), torch.randn(1, 6, 3)
+    seq_idx = torch.tensor([[0] * 5 + [1] * 2 + [2] * 3 + [-1] * 2])
+    y, final = layer(x, seq_idx, before, True)
+    assert torch.equal(layer(x, seq_idx=seq_idx, initial_states=before), y)
+    torch.testing.assert_close(y[..., :5], layer(x[..., :5], initial_states=before))
+    torch.testing.assert_close(y[..., 5:7], layer(x[..., 5:7]))
+    torch.testing.assert_close(y[..., 7:10], layer(x[..., 7:10]))
+    assert not y[..., 10:].any()
+    assert not final.any(), "the last token belongs to no sequence"
+    _, final = layer(x[..., :9], seq_idx[:, :9], before, True)
+    assert torch.equal(final[..., 1:], x[..., 7:9])
+    assert not final[..., 0].any()
+
+
 def test_activations_and_residual() -> None:
     x, r = torch.randn(3, 8), torch.randn(3, 8)
     layer = LayerNorm(8, activation="relu")

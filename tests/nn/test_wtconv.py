@@ -107,6 +107,10 @@ def test_missing_and_unknown_keys_are_still_errors() -> None:
         ((5, 1, 3, False), False, 3),  # the fast versions'
         ((5, 1, 3, True), True, 3),
         ((5, 1, 4), True, 4),
+        ((5, 1, 1), True, 1),  # either order says the same
+        ((5, 1, True, 0), True, 0),
+        ((5, 1, 0, True), True, 0),
+        ((5, 1, False), False, 1),
     ],
 )
 def test_both_positional_orders(cls: Any, args: tuple[Any, ...], bias: bool, levels: int) -> None:
@@ -115,13 +119,33 @@ def test_both_positional_orders(cls: Any, args: tuple[Any, ...], bias: bool, lev
     assert layer.wt_levels == levels
 
 
+@pytest.mark.parametrize("cls", [WTConv1d, WTConv2d])
+def test_two_integers_have_two_readings(cls: Any) -> None:
+    """Also where the second is what the default would be: it was given."""
+    text = (
+        r"bias, wt_levels is 3, 1, must be a bool and an integer, in any order: "
+        r"the reference reads bias=True, wt_levels=1, the fast versions wt_levels=3, bias=True"
+    )
+    with pytest.raises(ArgumentError, match=text):
+        cls(2, 2, 5, 1, 3, 1)
+    with pytest.raises(ArgumentError, match="bias=False, wt_levels=1, the fast versions wt_levels"):
+        cls(2, 2, 5, 1, 0)
+    with pytest.raises(ArgumentError, match=text):
+        cls(2, 2, bias=3, wt_levels=1)
+    assert cls(2, 2, wt_levels=None).wt_levels == 1
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "text"),
     [
         ((2, 3), {}, "out_channels is 3, must be in_channels, 2"),
         ((2, 2, 5, 1, 2, 3), {}, "bias, wt_levels is 2, 3, must be a bool and an int"),
         ((2, 2, 5, 1, 0), {}, "bias, wt_levels is 0, 1"),
-        ((2, 2, 5, 1, True, False), {}, "bias, wt_levels is True, False"),
+        (
+            (2, 2, 5, 1, True, False),
+            {},
+            "wt_levels is False, must be an integer >= 0, as bias is True",
+        ),
         ((2, 2), {"kernel_size": 0}, "kernel_size is 0, must be an integer >= 1"),
         ((2, 2), {"stride": 0}, "stride is 0"),
         ((2, 2), {"wt_levels": -1}, "wt_levels is -1, must be an integer >= 0"),

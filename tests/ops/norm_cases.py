@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from check import check_op, check_values
+from fusewright import UnsupportedError
 from fusewright._norm import ACTIVATIONS
 from fusewright._op import Op
 
@@ -47,6 +48,16 @@ class NormCases:
                 affine=affine,
             )
             check_values(self.op, args, backend)
+
+    def test_residual_in_fp64_beside_another_type(self, backend: str, device: str) -> None:
+        """The statistics would have one precision and the gradient another."""
+        for dtypes in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+            args = self.op.sample(
+                dtype=dtypes[0], residual_dtype=dtypes[1], residual=True, device=device
+            )
+            with pytest.raises(UnsupportedError, match="its kernels add no torch.float"):
+                self.op(*args, backend=backend)
+            check_values(self.op, args, "reference")
 
     @pytest.mark.parametrize("columns", [2, 15, 16, 17, 128, 1000, 8192, 100003])
     def test_columns(self, backend: str, device: str, columns: int) -> None:

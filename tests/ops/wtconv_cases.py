@@ -146,7 +146,7 @@ class WTConvCases:
         torch.testing.assert_close(ours, args[4][1].grad, rtol=1e-4, atol=1e-5)
 
     def test_empty(self, backend: str, device: str) -> None:
-        for dim in (0, 2):
+        for dim in (0, 1, 2):
             shape = tuple(0 if d == dim else s for d, s in enumerate(self.small))
             args = self.sample(shape, device=device)
             args[1].requires_grad_()

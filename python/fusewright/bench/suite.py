@@ -41,6 +41,20 @@ def parse_dtypes(text: str) -> list[torch.dtype]:
     return [known[name] for name in names]
 
 
+def parse_device(text: str) -> torch.device:
+    """The device of 'cpu', or of 'cuda' or 'cuda:1' where there is one.
+
+    Raises:
+        ArgumentError: this machine has no such device.
+    """
+    known = ["cpu"]
+    if torch.cuda.is_available():
+        known += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if text not in known:
+        fail("bench", "--device", repr(text), f"be among {', '.join(known)}")
+    return torch.device(text)
+
+
 def files(folder: Path, ops: Sequence[str]) -> list[Path]:
     """The benchmark files of the operators that are asked for, or of all.
 

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fusewright import nn as fused_nn
+from fusewright._check import check_integer, check_number, check_tensor
 from fusewright.errors import fail
 from fusewright.models import plain
 
 _EPS = 1e-6
+_NAME = "WTConvNeXt"
+_STRIDE = 32  # of the stem and the three downsamplings
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,16 @@ class WTConvNeXt(nn.Module):
         layers: Layers = FUSED,
     ) -> None:
         super().__init__()
+        check_integer(_NAME, "num_classes", num_classes, 1)
+        check_integer(_NAME, "in_chans", in_chans, 1)
+        check_number(_NAME, "drop_rate", drop_rate)
+        if not 0 <= drop_rate <= 1:
+            fail(_NAME, "drop_rate", drop_rate, "be from 0 to 1")
+        check_number(_NAME, "drop_path_rate", drop_path_rate)
+        if not 0 <= drop_path_rate < 1:
+            fail(_NAME, "drop_path_rate", drop_path_rate, "be >= 0 and < 1")
         widths = variant.widths
+        self.in_chans = in_chans
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, widths[0], 4, stride=4), _norm2d(layers, widths[0])
         )
@@ -182,8 +194,16 @@ class WTConvNeXt(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to logits (N, num_classes)."""
+        """Images (N, in_chans, H, W), H and W >= 32, to logits (N, num_classes)."""
+        _check_images(x, self.in_chans)
         return self.head(self.stages(self.stem(x)))
+
+
+def _check_images(x: Tensor, channels: int) -> None:
+    check_tensor(_NAME, "x", x)
+    if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) < _STRIDE:
+        must = f"be (N, {channels}, H, W) with H and W >= {_STRIDE}"
+        fail(_NAME, "x.shape", tuple(x.shape), must)
 
 
 def wtconvnext(variant: str = "tiny", *, fused: bool = True, **options: Any) -> WTConvNeXt:
@@ -199,8 +219,8 @@ def wtconvnext(variant: str = "tiny", *, fused: bool = True, **options: Any) -> 
         The model, initialised as published.
 
     Raises:
-        ArgumentError: there is no such variant.
+        ArgumentError: there is no such variant, or an option is out of range.
     """
-    if variant not in VARIANTS:
+    if variant not in tuple(VARIANTS):
         fail("wtconvnext", "variant", repr(variant), f"be one of {', '.join(VARIANTS)}")
     return WTConvNeXt(VARIANTS[variant], layers=FUSED if fused else PLAIN, **options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusewright.errors import fail
-from fusewright.ops.causal_conv1d import ACTIVATIONS, causal_conv1d
+from fusewright._check import check_integer
+from fusewright.ops.causal_conv1d import causal_conv1d, uses_silu
 from fusewright.ops.causal_conv1d_update import causal_conv1d_update
 
 
@@ -23,7 +23,7 @@ class CausalConv1d(nn.Conv1d):
         activation: None, 'silu' or 'swish', which is the same.
 
     Raises:
-        ArgumentError: the kernel size or the activation is none of these.
+        ArgumentError: a size or the activation is none of these.
     """
 
     def __init__(
@@ -35,10 +35,9 @@ class CausalConv1d(nn.Conv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if kernel_size < 1:
-            fail("CausalConv1d", "kernel_size", kernel_size, "be at least 1")
-        if activation not in ACTIVATIONS:
-            fail("CausalConv1d", "activation", repr(activation), "be None, 'silu' or 'swish'")
+        check_integer("CausalConv1d", "channels", channels, 1)
+        check_integer("CausalConv1d", "kernel_size", kernel_size, 1)
+        uses_silu("CausalConv1d", activation)
         super().__init__(
             channels,
             channels,
@@ -71,6 +70,7 @@ class CausalConv1d(nn.Conv1d):
 
     def new_state(self, batch: int) -> Tensor:
         """An empty state for `step`, (batch, D, K-1), in the weight's dtype and device."""
+        check_integer("CausalConv1d", "batch", batch, 0)
         return self.weight.new_zeros(batch, self.in_channels, max(self.kernel_size[0] - 1, 1))
 
     @torch.no_grad()

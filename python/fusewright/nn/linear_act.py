@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fusewright._check import check_integer
 from fusewright.errors import fail
 from fusewright.ops.linear_act import ACTIVATIONS, linear_act
 
@@ -17,7 +18,7 @@ class LinearAct(nn.Linear):
         activation: None, 'relu', 'gelu', 'gelu_tanh', 'silu', 'sigmoid', 'tanh' or 'mish'.
 
     Raises:
-        ArgumentError: the activation is none of these.
+        ArgumentError: a size or the activation is none of these.
     """
 
     def __init__(
@@ -29,6 +30,8 @@ class LinearAct(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_integer("LinearAct", "in_features", in_features, 0)
+        check_integer("LinearAct", "out_features", out_features, 0)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         if activation is not None and activation not in ACTIVATIONS:
             must = f"be None or one of {', '.join(ACTIVATIONS)}"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from fusewright._check import check_number, is_integer
 from fusewright._norm import activation_name
 from fusewright.errors import fail
 from fusewright.ops.layer_norm import layer_norm
 from fusewright.ops.rms_norm import CASTING, rms_norm
+
+
+def _check_shape(name: str, shape: Any) -> None:
+    sizes = [shape] if is_integer(shape) else shape
+    if (
+        not isinstance(sizes, (list, tuple))
+        or not sizes
+        or not all(is_integer(s) and s >= 0 for s in sizes)
+    ):
+        fail(name, "normalized_shape", repr(shape), "be an integer >= 0, or a list of such")
 
 
 class LayerNorm(nn.LayerNorm):
@@ -19,7 +32,7 @@ class LayerNorm(nn.LayerNorm):
         activation: None, 'relu', 'gelu', 'gelu_tanh' or 'silu'.
 
     Raises:
-        ArgumentError: the activation is none of these.
+        ArgumentError: the shape, eps or activation is none of these.
     """
 
     def __init__(
@@ -32,6 +45,8 @@ class LayerNorm(nn.LayerNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        _check_shape("LayerNorm", normalized_shape)
+        check_number("LayerNorm", "eps", eps, 0)
         super().__init__(
             normalized_shape,
             eps,
@@ -72,7 +87,7 @@ class RMSNorm(nn.RMSNorm):
         casting: 'fp32', or 'llama' to round before the weight; see `fusewright.rms_norm`.
 
     Raises:
-        ArgumentError: the activation or the casting is none of these.
+        ArgumentError: the shape, or a value, is none of these.
     """
 
     def __init__(
@@ -86,6 +101,10 @@ class RMSNorm(nn.RMSNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        _check_shape("RMSNorm", normalized_shape)
+        if eps is not None:
+            check_number("RMSNorm", "eps", eps, 0)
+        check_number("RMSNorm", "weight_offset", weight_offset)
         self.weight_offset = weight_offset  # before torch's constructor, which resets the weight
         super().__init__(
             normalized_shape,
@@ -95,7 +114,7 @@ class RMSNorm(nn.RMSNorm):
             dtype=dtype,
         )
         activation_name("RMSNorm", activation)
-        if casting not in CASTING:
+        if casting not in tuple(CASTING):
             fail("RMSNorm", "casting", repr(casting), "be 'fp32' or 'llama'")
         self.activation = activation
         self.casting = casting
@@ -109,12 +128,17 @@ class RMSNorm(nn.RMSNorm):
         self, x: Tensor, residual: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """y, or (y, x + residual) where a residual is given; see `fusewright.rms_norm`."""
+        if self.eps is not None:
+            eps = self.eps
+        else:  # of a wrong x the operator tells
+            fits = isinstance(x, Tensor) and x.is_floating_point()
+            eps = torch.finfo(x.dtype).eps if fits else 0.0
         return rms_norm(
             x,
             self.weight,
             residual=residual,
             normalized_shape=tuple(self.normalized_shape),
-            eps=torch.finfo(x.dtype).eps if self.eps is None else self.eps,
+            eps=eps,
             activation=self.activation,
             weight_offset=self.weight_offset,
             casting=self.casting,

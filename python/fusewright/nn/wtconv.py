@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusewright._check import check_integer, is_integer
 from fusewright.errors import fail
 from fusewright.ops.wtconv1d import wtconv1d
 from fusewright.ops.wtconv2d import wtconv2d
@@ -47,7 +48,7 @@ class _WTConv(nn.Module):
         kernel_size: int = 5,
         stride: int = 1,
         bias: bool | int = True,
-        wt_levels: int | bool = 1,
+        wt_levels: int | bool | None = None,
         wt_type: str = "db1",
         *,
         device: torch.device | str | None = None,
@@ -64,8 +65,7 @@ class _WTConv(nn.Module):
             ("stride", stride, 1),
             ("wt_levels", wt_levels, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                fail(name, label, repr(value), f"be an integer >= {least}")
+            check_integer(name, label, value, least)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = kernel_size, stride
         self.wt_levels, self.wt_type = wt_levels, wt_type
@@ -85,7 +85,7 @@ class _WTConv(nn.Module):
         )
         # Constants that the reference keeps among its parameters; ours are part of its state_dict,
         # so that checkpoints go both ways.
-        analysis, synthesis = _filters(wt_type, in_channels, self.dims)
+        analysis, synthesis = _filters(name, wt_type, in_channels, self.dims)
         for key, bank in (("wt_filter", analysis), ("iwt_filter", synthesis)):
             self.register_buffer(key, bank.to(self.base_scale.weight))
 
@@ -133,7 +133,7 @@ class WTConv2d(_WTConv):
         kernel_size: K >= 1.
         stride: subsampling of the result.
         bias: of the base convolution.
-        wt_levels: how many levels, >= 0.
+        wt_levels: how many levels, >= 0; None is 1.
         wt_type: 'db1' is fused; any other name of PyWavelets runs as plain PyTorch.
         device, dtype: of the parameters.
 
@@ -167,20 +167,29 @@ class WTConv1d(_WTConv):
 
 
 def _positional_order(name: str, bias: Any, wt_levels: Any) -> tuple[bool, int]:
-    """bias and wt_levels from either order, told apart by type."""
-    if isinstance(bias, bool) and not isinstance(wt_levels, bool):
-        return bias, wt_levels
-    if isinstance(wt_levels, bool) and not isinstance(bias, bool):
+    """bias and wt_levels from either order, told apart by type; wt_levels is None if not given."""
+    if isinstance(bias, bool):
+        if isinstance(wt_levels, bool):
+            fail(name, "wt_levels", wt_levels, f"be an integer >= 0, as bias is {bias}")
+        return bias, 1 if wt_levels is None else wt_levels
+    if not is_integer(bias):
+        fail(name, "bias", repr(bias), "be a bool")
+    if isinstance(wt_levels, bool):
         return wt_levels, bias
-    # `WTConv2d(c, c, 5, 1, 3)` of the fast versions leaves the default of wt_levels, 1, in place;
-    # a 0 could be either a level or False
-    if wt_levels == 1 and isinstance(bias, int) and not isinstance(bias, bool) and bias > 0:
+    # `WTConv2d(c, c, 5, 1, 3)` of the fast versions; a 0 could be either a level or False
+    if wt_levels is None and bias > 0:
         return True, bias
-    fail(name, "bias, wt_levels", f"{bias!r}, {wt_levels!r}", "be a bool and an int, in any order")
+    levels = 1 if wt_levels is None else wt_levels
+    must = (
+        "be a bool and an integer, in any order: "
+        f"the reference reads bias={bool(bias)}, wt_levels={levels}, "
+        f"the fast versions wt_levels={bias}, bias={bool(levels)}"
+    )
+    fail(name, "bias, wt_levels", f"{bias}, {levels}", must)
 
 
-def _filters(wt_type: str, channels: int, dims: int) -> tuple[Tensor, Tensor]:
+def _filters(name: str, wt_type: str, channels: int, dims: int) -> tuple[Tensor, Tensor]:
     """The reference's filter banks, (bands·C, 1, n[, n])."""
     from fusewright import _wavelets
 
-    return _wavelets.filter_banks(wt_type, channels, dims)
+    return _wavelets.filter_banks(wt_type, channels, dims, name)

@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusewright._check import check_floating, check_tensor
 from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
 
-ACTIVATIONS = {None: False, "silu": True, "swish": True}
+
+def uses_silu(op: str, activation: str | None) -> bool:
+    """Whether the activation of that name is SiLU; it is that or none."""
+    if activation not in (None, "silu", "swish"):
+        fail(op, "activation", repr(activation), "be None, 'silu' or 'swish'")
+    return activation is not None
 
 
 def _reference(
@@ -55,8 +61,8 @@ def _same(seq_idx: Tensor, lag: int) -> Tensor:
 
     Before the first token stand the states of the first one's sequence.
     """
-    before = torch.cat([seq_idx[:, :1].expand(-1, lag), seq_idx], 1)[:, : seq_idx.shape[1]]
-    return (before == seq_idx) & (seq_idx >= 0)
+    at = torch.arange(seq_idx.shape[1], device=seq_idx.device) - lag
+    return (seq_idx[:, at.clamp(min=0)] == seq_idx) & (seq_idx >= 0)
 
 
 def _fake(
@@ -85,8 +91,7 @@ def _check(
     op = "causal_conv1d"
     if x.dim() != 3:
         fail(op, "x.dim()", x.dim(), "be 3: (batch, channels, length)")
-    if not x.is_floating_point():
-        fail(op, "x.dtype", x.dtype, "be a floating-point type")
+    check_floating(op, "x", x)
     batch, channels, length = x.shape
     check_filter(op, weight, bias, channels)
     if seq_idx is not None:
@@ -98,22 +103,33 @@ def _check(
         states = (batch, channels, weight.shape[1] - 1)
         if initial_states.shape != states:
             fail(op, "initial_states.shape", tuple(initial_states.shape), f"be {states}")
-        if not initial_states.is_floating_point():
-            fail(op, "initial_states.dtype", initial_states.dtype, "be a floating-point type")
+        check_floating(op, "initial_states", initial_states)
 
 
 def check_filter(op: str, weight: Tensor, bias: Tensor | None, channels: int) -> None:
     """The checks of weight and bias that the causal convolutions share."""
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         fail(op, "weight.shape", tuple(weight.shape), f"be ({channels}, width) with width >= 1")
-    if not weight.is_floating_point():
-        fail(op, "weight.dtype", weight.dtype, "be a floating-point type")
+    check_floating(op, "weight", weight)
     if bias is None:
         return
     if bias.shape != (channels,):
         fail(op, "bias.shape", tuple(bias.shape), f"be ({channels},)")
-    if not bias.is_floating_point():
-        fail(op, "bias.dtype", bias.dtype, "be a floating-point type")
+    check_floating(op, "bias", bias)
+
+
+def _check_out(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """The checks of `final_states_out`; those of x and weight come after it."""
+    op, name = "causal_conv1d", "final_states_out"
+    check_tensor(op, name, out)
+    check_floating(op, name, out)
+    if not (isinstance(x, Tensor) and isinstance(weight, Tensor)):
+        return
+    states = (*x.shape[:2], weight.shape[-1] - 1 if weight.dim() else 0)
+    if out.shape != states:
+        fail(op, f"{name}.shape", tuple(out.shape), f"be {states}")
+    if out.device != x.device:
+        fail(op, f"{name}.device", out.device, f"be {x.device} as x")
 
 
 def _sample(
@@ -206,8 +222,8 @@ def causal_conv1d(
     The interface is that of Dao-AILab/causal-conv1d, without its limits on width, strides and the
     combination of `seq_idx` with states.
     """
-    if activation not in ACTIVATIONS:
-        fail("causal_conv1d", "activation", repr(activation), "be None, 'silu' or 'swish'")
+    if final_states_out is not None:
+        _check_out(x, weight, final_states_out)
     wants_states = return_final_states or final_states_out is not None
     y, final_states = CAUSAL_CONV1D(
         x,
@@ -215,15 +231,12 @@ def causal_conv1d(
         bias,
         seq_idx,
         initial_states,
-        ACTIVATIONS[activation],
+        uses_silu("causal_conv1d", activation),
         wants_states,
         backend=backend,
     )
     if not wants_states:
         return y
     if final_states_out is not None:
-        if final_states_out.shape != final_states.shape:
-            must = f"be {tuple(final_states.shape)}"
-            fail("causal_conv1d", "final_states_out.shape", tuple(final_states_out.shape), must)
         final_states = final_states_out.copy_(final_states)
     return y, final_states

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
-from fusewright.ops.causal_conv1d import ACTIVATIONS, check_filter
+from fusewright.ops.causal_conv1d import check_filter, uses_silu
 
 _OP = "causal_conv1d_update"
 
@@ -23,6 +23,8 @@ def _reference(
     conv_state_indices: Tensor | None,
     silu: bool,
 ) -> Tensor:
+    if conv_state_indices is not None:
+        _check_indices(conv_state_indices, conv_state.shape[0])
     rows = []
     for i in range(x.shape[0]):  # one after the other: entries may share a state
         index = i if conv_state_indices is None else int(conv_state_indices[i])
@@ -32,6 +34,14 @@ def _reference(
         seqlen = None if cache_seqlens is None else int(cache_seqlens[i])
         rows.append(_step(x[i], conv_state[index], weight, bias, seqlen, silu))
     return torch.stack(rows) if rows else torch.empty_like(x)
+
+
+def _check_indices(indices: Tensor, states: int) -> None:
+    """As the kernels do: only the data shows it, so it is no `ArgumentError` of `_check`."""
+    for index in indices.tolist():
+        if index >= states:
+            text = f"[{_OP}] conv_state_indices has {index}, must be below {states}"
+            raise RuntimeError(text)
 
 
 def _step(
@@ -84,6 +94,10 @@ def _check(
         fail(_OP, "conv_state.shape", tuple(conv_state.shape), must)
     if not conv_state.is_floating_point():
         fail(_OP, "conv_state.dtype", conv_state.dtype, "be a floating-point type")
+    for size, stride in zip(conv_state.shape, conv_state.stride(), strict=True):
+        if size > 1 and stride == 0:
+            must = "reach every element once: it is written to"
+            fail(_OP, "conv_state.stride()", conv_state.stride(), must)
     if conv_state.shape[2] == 0:
         fail(_OP, "conv_state.shape[2]", 0, "be at least 1")
     if conv_state_indices is None and conv_state.shape[0] != batch:
@@ -179,8 +193,6 @@ def causal_conv1d_update(
 
     The interface is that of Dao-AILab/causal-conv1d.
     """
-    if activation not in ACTIVATIONS:
-        fail(_OP, "activation", repr(activation), "be None, 'silu' or 'swish'")
     flat = isinstance(x, Tensor) and x.dim() == 2
     y: Tensor = CAUSAL_CONV1D_UPDATE(
         x.unsqueeze(-1) if flat else x,
@@ -189,7 +201,7 @@ def causal_conv1d_update(
         bias,
         cache_seqlens,
         conv_state_indices,
-        ACTIVATIONS[activation],
+        uses_silu(_OP, activation),
         backend=backend,
     )
     return y.squeeze(-1) if flat else y

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from fusewright._op import Op, supported_dtypes
 from fusewright.errors import fail
@@ -14,12 +15,25 @@ _OP = "causal_conv1d_varlen_states"
 
 
 def _reference(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
+    _check_bounds(cu_seqlens, x.shape[0])
     if x.shape[0] == 0:
         return x.new_zeros(cu_seqlens.shape[0] - 1, x.shape[1], state_len)
     start, end = cu_seqlens[:-1, None].long(), cu_seqlens[1:, None].long()
     at = end - state_len + torch.arange(state_len, device=x.device)
     states = x[at.clamp(min=0)] * (at >= start).unsqueeze(-1).to(x.dtype)
     return states.transpose(1, 2).contiguous()
+
+
+def _check_bounds(cu_seqlens: Tensor, total: int) -> None:
+    """As the kernels do: only the data shows it, so it is no `ArgumentError` of `_check`."""
+    if is_compiling():  # a trace has no data
+        return
+    before = 0
+    for i, bound in enumerate(cu_seqlens.tolist()):
+        if not before <= bound <= total:
+            text = f"cu_seqlens[{i}] is {bound}, must be from {before} to {total}"
+            raise RuntimeError(f"[{_OP}] {text}")
+        before = bound
 
 
 def _fake(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:

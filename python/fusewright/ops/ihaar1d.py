@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fusewright import _wtconv
 from fusewright._op import Op, supported_dtypes
-from fusewright.errors import fail
 
 
 def _reference(x: Tensor, width: int) -> Tensor:
@@ -25,17 +24,7 @@ def _fake_backward(grad_y: Tensor, width: int, needs: int) -> Tensor:
 
 
 def _check(x: Tensor, width: int) -> None:
-    if x.dim() != 3:
-        fail("ihaar1d", "coefficients.dim()", x.dim(), "be 3: (N, 2C, L)")
-    if not x.is_floating_point():
-        fail("ihaar1d", "coefficients.dtype", x.dtype, "be a floating-point type")
-    if x.shape[1] % 2:
-        fail("ihaar1d", "coefficients.shape[1]", x.shape[1], "be a multiple of 2")
-    for half, size in zip(x.shape[2:], (width,), strict=True):
-        if (size + 1) // 2 != half:
-            fail(
-                "ihaar1d", "size", size, f"be {2 * half - 1} or {2 * half} for {half} coefficients"
-            )
+    _wtconv.check_bands("ihaar1d", x, (width,))
 
 
 def _sample(
@@ -86,6 +75,5 @@ def ihaar1d(
 
     Source: as `haar1d`.
     """
-    half = coefficients.shape[-1] if coefficients.dim() == 3 else 0
-    width = 2 * half if size is None else size
+    (width,) = _wtconv.image_size("ihaar1d", coefficients, size, 1)
     return IHAAR1D(coefficients, width, backend=backend)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fusewright import _wtconv
 from fusewright._op import Op, supported_dtypes
-from fusewright.errors import fail
 
 
 def _reference(x: Tensor, height: int, width: int) -> Tensor:
@@ -15,10 +14,7 @@ def _reference(x: Tensor, height: int, width: int) -> Tensor:
     bands = x.to(dtype).unflatten(1, (x.shape[1] // 4, 4))
     return _wtconv.ihaar(
         bands,
-        (
-            height,
-            width,
-        ),
+        (height, width),
         2,
     ).to(x.dtype)
 
@@ -34,24 +30,7 @@ def _fake_backward(grad_y: Tensor, height: int, width: int, needs: int) -> Tenso
 
 
 def _check(x: Tensor, height: int, width: int) -> None:
-    if x.dim() != 4:
-        fail("ihaar2d", "coefficients.dim()", x.dim(), "be 4: (N, 4C, H, W)")
-    if not x.is_floating_point():
-        fail("ihaar2d", "coefficients.dtype", x.dtype, "be a floating-point type")
-    if x.shape[1] % 4:
-        fail("ihaar2d", "coefficients.shape[1]", x.shape[1], "be a multiple of 4")
-    for half, size in zip(
-        x.shape[2:],
-        (
-            height,
-            width,
-        ),
-        strict=True,
-    ):
-        if (size + 1) // 2 != half:
-            fail(
-                "ihaar2d", "size", size, f"be {2 * half - 1} or {2 * half} for {half} coefficients"
-            )
+    _wtconv.check_bands("ihaar2d", x, (height, width))
 
 
 def _sample(
@@ -102,6 +81,5 @@ def ihaar2d(
 
     Source: as `haar2d`.
     """
-    half = coefficients.shape[2:] if coefficients.dim() == 4 else (0, 0)
-    height, width = (2 * half[0], 2 * half[1]) if size is None else size
+    height, width = _wtconv.image_size("ihaar2d", coefficients, size, 2)
     return IHAAR2D(coefficients, height, width, backend=backend)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusewright import _norm
-from fusewright._op import Op, supported_dtypes
+from fusewright._op import Op
 
 
 def _reference(
@@ -58,6 +58,12 @@ def _check(
     _norm.check("layer_norm", x, parameters, residual, norm_dims, eps, activation)
 
 
+def _supports(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *_: Any
+) -> str | None:
+    return _norm.supported(x, residual, weight, bias)
+
+
 def _sample(
     *, eps: float = 1e-5, activation: str = "none", norm_dims: int = 1, **options: Any
 ) -> tuple[Any, ...]:
@@ -76,7 +82,7 @@ LAYER_NORM = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
+    supports={"cpu": _supports, "cuda": _supports},
     sample=_sample,
 )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusewright import _norm
-from fusewright._op import Op, supported_dtypes
+from fusewright._op import Op
 from fusewright.errors import fail
 
 CASTING = {"fp32": False, "llama": True}
@@ -55,6 +55,10 @@ def _check(
     _norm.check("rms_norm", x, {"weight": weight}, residual, norm_dims, eps, activation)
 
 
+def _supports(x: Tensor, weight: Tensor | None, residual: Tensor | None, *_: Any) -> str | None:
+    return _norm.supported(x, residual, weight)
+
+
 def _sample(
     *,
     eps: float = 1e-6,
@@ -81,7 +85,7 @@ RMS_NORM = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
+    supports={"cpu": _supports, "cuda": _supports},
     sample=_sample,
 )
 
@@ -123,7 +127,7 @@ def rms_norm(
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019; the casting
     orders are those of LlamaRMSNorm and GemmaRMSNorm in transformers.
     """
-    if casting not in CASTING:
+    if casting not in tuple(CASTING):  # also of what has no hash
         fail("rms_norm", "casting", repr(casting), "be 'fp32' or 'llama'")
     dims = 1 if normalized_shape is None else _norm.dims_of("rms_norm", x, normalized_shape)
     y, total = RMS_NORM(

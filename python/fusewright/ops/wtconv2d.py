@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fusewright import _wtconv
+from fusewright._check import check_integer
 from fusewright._op import Op, supported_dtypes
-from fusewright.errors import fail
 
 
 def _sample(shape: tuple[int, ...] = (2, 3, 11, 7), **options: Any) -> tuple[Any, ...]:
@@ -83,20 +83,21 @@ def wtconv2d(
     Source: S. Finder et al., "Wavelet Convolutions for Large Receptive Fields", ECCV 2024, and its
     repository BGU-CS-VIL/WTConv, whose semantics these are.
     """
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        fail("wtconv2d", "stride", repr(stride), "be an integer >= 1")
+    check_integer("wtconv2d", "stride", stride, 1)
+    args = (
+        x,
+        base_weight,
+        base_bias,
+        base_scale,
+        _wtconv.stacked("wtconv2d", "wavelet_weights", wavelet_weights),
+        _wtconv.stacked("wtconv2d", "wavelet_scales", wavelet_scales),
+    )
     if wt_type in ("db1", "haar"):
-        parameters = (list(wavelet_weights), list(wavelet_scales))
-        y: Tensor = WTCONV2D(x, base_weight, base_bias, base_scale, *parameters, backend=backend)
+        y: Tensor = WTCONV2D(*args, backend=backend)
     else:
         from fusewright import _wavelets
 
-        y = _wavelets.wtconv(
-            WTCONV2D,
-            wt_type,
-            (x, base_weight, base_bias, base_scale, wavelet_weights, wavelet_scales),
-            backend,
-        )
+        y = _wavelets.wtconv(WTCONV2D, wt_type, args, backend)
     if stride > 1:
         last = y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
         kept = torch.channels_last if last else torch.contiguous_format
