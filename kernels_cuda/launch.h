@@ -51,7 +51,7 @@ class Launch {
   private:
     template <class... P>
     static void allow_shared(void (*kernel)(P...), size_t shared) {
-        if (shared > 48 * 1024) {  // more has to be asked for
+        if (shared > 32 * 1024) {  // above 48 KiB, the static part included, it has to be asked for
             STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                 static_cast<int>(shared)));
         }

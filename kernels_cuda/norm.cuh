@@ -25,19 +25,20 @@ struct NormParams {
     int64_t rows, columns;
     A eps, offset;
     bool round_first;
+    ScalarType rounding;  // the type of y, to which Llama's order rounds
     Activation activation;
     Untyped weight, bias;
 };
 
 template <class A>
 NormParams<A> norm_params(const NormOptions& o, const Rows& x, const std::optional<Tensor>& weight,
-                          const std::optional<Tensor>& bias) {
+                          const std::optional<Tensor>& bias, ScalarType rounding) {
     for (const auto& parameter : {weight, bias}) {
         FW_CHECK(!present(parameter) || parameter->numel() == x.columns, o.op,
                  "weight and bias must have ", x.columns, " elements");
     }
-    return {x.rows,        x.columns,    A(o.eps),        A(o.offset),
-            o.round_first, o.activation, Untyped(weight), Untyped(bias)};
+    return {x.rows,   x.columns,    A(o.eps),        A(o.offset),  o.round_first,
+            rounding, o.activation, Untyped(weight), Untyped(bias)};
 }
 
 inline bool is_double(const std::optional<Tensor>& t) {
@@ -51,46 +52,56 @@ inline bool packs_of(const std::optional<Tensor>& t, int pack) {
 }
 
 // Rounds as the forward does before the weight, where it does.
-template <class T, class A>
-__device__ inline A round_if(bool wanted, A v) {
-    return wanted ? static_cast<A>(to_acc(from_acc<T>(v))) : v;
+template <class A>
+__device__ inline A round_if(const NormParams<A>& p, A v) {
+    if (p.round_first) {
+        with_element<false>(p.rounding, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            if constexpr (sizeof(T) == 2) v = static_cast<A>(to_acc(from_acc<T>(v)));
+        });
+    }
+    return v;
 }
 
 // How a row is spread: `threads` a row, each with `packs` of 16 bytes; a block has as many rows as
-// fill it. `stages` rows are on their way from memory while one is worked on.
-template <int threads_, int packs_, int stages_>
+// fill it.
+template <int threads_, int packs_>
 struct RowShape {
-    static constexpr int threads = threads_, packs = packs_, stages = stages_;
-    static constexpr int block = threads == 32 ? 256 : threads, rows = block / threads;
+    static constexpr int threads = threads_, packs = packs_;
+    static constexpr int block = threads == 32 ? 128 : threads, rows = block / threads;
 };
 
-// Calls f with the shape for rows of `packs`; false where none is large enough. `fewer` stages are
-// for kernels that read two rows at a time.
-template <int fewer, class F>
+// Calls f with the shape for rows of `packs`; false where none is large enough.
+template <class F>
 bool with_row_shape(int64_t packs, F&& f) {
-    if (packs <= 32 * 4) {
-        f(RowShape<32, 4, 4 - fewer>{});
-    } else if (packs <= 128 * 4) {
-        f(RowShape<128, 4, 4 - fewer>{});
-    } else if (packs <= 256 * 4) {
-        f(RowShape<256, 4, 4 - fewer>{});
+    if (packs <= 32 * 2) {
+        f(RowShape<32, 2>{});
+    } else if (packs <= 64 * 2) {
+        f(RowShape<64, 2>{});
+    } else if (packs <= 256 * 2) {
+        f(RowShape<256, 2>{});
+    } else if (packs <= 512 * 2) {
+        f(RowShape<512, 2>{});
     } else if (packs <= 512 * 4) {
-        f(RowShape<512, 4, 3 - fewer>{});
+        f(RowShape<512, 4>{});
     } else {
         return false;
     }
     return true;
 }
 
-// Rows on their way into shared memory, where a thread finds again what it asked for itself.
-template <class T, class Shape, int streams>
+// Rows of some tensors on their way into shared memory, where a thread finds again what it asked
+// for itself. `kStages` - 1 of them are ahead of the one that is worked on.
+template <class T, class Shape>
 struct RowPipe {
     using Packed = Pack<T, kPack<T>>;
-    static constexpr size_t bytes =
-        sizeof(Packed) * Shape::stages * streams * Shape::packs * Shape::block;
+    static constexpr int kStages = 3;
     Packed* slots;
-    int columns;
+    int columns, streams;
 
+    static constexpr size_t bytes(int streams) {
+        return sizeof(Packed) * kStages * streams * Shape::packs * Shape::block;
+    }
     __device__ int column(int k) const {
         return (k * Shape::threads + static_cast<int>(threadIdx.x) % Shape::threads) * kPack<T>;
     }
@@ -110,9 +121,9 @@ struct RowPipe {
         }
     }
     __device__ static void done() { asm volatile("cp.async.commit_group;"); }
-    // Waits for the oldest row.
+    // Waits for the oldest rows.
     __device__ static void wait() {
-        asm volatile("cp.async.wait_group %0;" ::"n"(Shape::stages - 1) : "memory");
+        asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
     }
     // Calls f(k, column) for the packs of this thread that the row has.
     template <class F>
@@ -156,29 +167,24 @@ struct NormForward {
     const T* x;
     RowIndex x_rows, residual_rows;
     Untyped residual, total;
+    bool piped;  // the residual is of x's type, and comes the same way
     T* y;
     float *mean, *rstd;
 };
 
-// v += the residual, which is stored.
-template <class T, class Pipe, int packs, int N>
+// v += the residual, in a type R; what is normalised is the sum that is stored, rounding included.
+template <class R, class T, class Pipe, class Other, int packs, int N>
 __device__ inline void add_residual(const NormForward<T>& io, int64_t columns, int64_t row,
-                                    const Pipe& pipe, float (&v)[packs][N]) {
-    with_element<false>(io.residual.dtype, [&](auto* type) {
-        using R = std::remove_pointer_t<decltype(type)>;
-        const R* other = static_cast<const R*>(io.residual.data) + io.residual_rows(row);
-        R* total = static_cast<R*>(io.total.data) + row * columns;
-        Pack<R, N> sums[packs];
-        pipe.each([&](int k, int i) { sums[k] = *reinterpret_cast<const Pack<R, N>*>(other + i); });
-        // what is normalised is the sum that is returned, rounding included
-        pipe.each([&](int k, int i) {
+                                    const Pipe& pipe, const Other& other, float (&v)[packs][N]) {
+    R* total = static_cast<R*>(io.total.data) + row * columns;
+    pipe.each([&](int k, int i) {
+        Pack<R, N> sums = other(k, i);
 #pragma unroll
-            for (int j = 0; j < N; ++j) {
-                sums[k][j] = from_acc<R>(v[k][j] + to_acc(sums[k][j]));
-                v[k][j] = to_acc(sums[k][j]);
-            }
-            *reinterpret_cast<Pack<R, N>*>(total + i) = sums[k];
-        });
+        for (int j = 0; j < N; ++j) {
+            sums[j] = from_acc<R>(v[k][j] + to_acc(sums[j]));
+            v[k][j] = to_acc(sums[j]);
+        }
+        *reinterpret_cast<Pack<R, N>*>(total + i) = sums;
     });
 }
 
@@ -206,23 +212,28 @@ __global__ void __launch_bounds__(Shape::block)
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     extern __shared__ __align__(16) char bytes[];
     __shared__ float scratch[2 * threads / 32];
-    using Pipe = RowPipe<T, Shape, 1>;
-    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns)};
+    using Pipe = RowPipe<T, Shape>;
+    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
+                    io.piped ? 2 : 1};
+    const T* residual = static_cast<const T*>(io.residual.data);
     const int64_t step = int64_t{gridDim.x} * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
     const auto fetch = [&](int stage) {
-        if (ahead < p.rows) pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
+        if (ahead < p.rows) {
+            pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
+            if (io.piped) pipe.fetch(stage, 1, residual + io.residual_rows(ahead));
+        }
         Pipe::done();
         ahead += step;
     };
 #pragma unroll
-    for (int s = 0; s < Shape::stages - 1; ++s) fetch(s);
+    for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
     float weight[packs][N], bias[packs][N];
     load_parameter(p.weight, pipe, p.offset, 1.f, weight);
     load_parameter(p.bias, pipe, 0.f, 0.f, bias);
     const float scale = 1.f / static_cast<float>(p.columns);
-    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Shape::stages) {
-        fetch((stage + Shape::stages - 1) % Shape::stages);
+    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
+        fetch((stage + Pipe::kStages - 1) % Pipe::kStages);
         Pipe::wait();
         float v[packs][N] = {};
         pipe.each([&](int k, int) {
@@ -230,7 +241,19 @@ __global__ void __launch_bounds__(Shape::block)
 #pragma unroll
             for (int j = 0; j < N; ++j) v[k][j] = to_acc(pack[j]);
         });
-        if (io.residual) add_residual(io, p.columns, row, pipe, v);
+        if (io.piped) {
+            add_residual<T>(
+                io, p.columns, row, pipe, [&](int k, int) { return pipe.slot(stage, 1, k); }, v);
+        } else if (io.residual) {
+            with_element<false>(io.residual.dtype, [&](auto* type) {
+                using R = std::remove_pointer_t<decltype(type)>;
+                const R* other = static_cast<const R*>(io.residual.data) + io.residual_rows(row);
+                const auto load = [&](int, int i) {
+                    return *reinterpret_cast<const Pack<R, N>*>(other + i);
+                };
+                add_residual<R>(io, p.columns, row, pipe, load, v);
+            });
+        }
         float sums[1] = {0};
         for_elements<packs, N>(
             [&](int k, int j) { sums[0] += centred ? v[k][j] : v[k][j] * v[k][j]; });
@@ -256,7 +279,7 @@ __global__ void __launch_bounds__(Shape::block)
         if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
         if (p.round_first) {
-            for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
+            for_elements<packs, N>([&](int k, int j) { v[k][j] = round_if(p, v[k][j]); });
         }
         for_elements<packs, N>(
             [&](int k, int j) { v[k][j] = fmaf(v[k][j], weight[k][j], bias[k][j]); });

@@ -12,6 +12,7 @@ struct NormBackward {
     const T *x, *grad_y;
     RowIndex x_rows, grad_rows, total_rows, dx_rows;
     Untyped grad_total;
+    bool piped;  // the gradient of the sum is of x's type, and comes the same way
     const float *mean, *rstd;
     T* dx;           // null where it is not needed
     float* partial;  // null where no parameter's is
@@ -49,9 +50,8 @@ __device__ inline void differentiate_row(const NormParams<float>& p, const Pipe&
                                          const float (&v)[packs][N], float (&g)[packs][N]) {
     float pre[packs][N];
     load_parameter(p.bias, pipe, 0.f, 0.f, pre);
-    for_elements<packs, N>([&](int k, int j) {
-        pre[k][j] += round_if<T>(p.round_first, v[k][j] * rstd) * weight[k][j];
-    });
+    for_elements<packs, N>(
+        [&](int k, int j) { pre[k][j] += round_if(p, v[k][j] * rstd) * weight[k][j]; });
     dispatch_fused<fused>(p.activation, [&](auto act) {
         for_elements<packs, N>(
             [&](int k, int j) { g[k][j] *= activate_grad<act.value>(pre[k][j]); });
@@ -65,26 +65,29 @@ __global__ void __launch_bounds__(Shape::block)
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     extern __shared__ __align__(16) char bytes[];
     __shared__ float scratch[3 * threads / 32];
-    using Pipe = RowPipe<T, Shape, 2>;
-    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns)};
+    using Pipe = RowPipe<T, Shape>;
+    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
+                    io.piped ? 3 : 2};
+    const T* grad_total = static_cast<const T*>(io.grad_total.data);
     const int64_t step = int64_t{gridDim.x} * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
             pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
             pipe.fetch(stage, 1, io.grad_y + io.grad_rows(ahead));
+            if (io.piped) pipe.fetch(stage, 2, grad_total + io.total_rows(ahead));
         }
         Pipe::done();
         ahead += step;
     };
 #pragma unroll
-    for (int s = 0; s < Shape::stages - 1; ++s) fetch(s);
+    for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
     float weight[packs][N];
     load_parameter(p.weight, pipe, p.offset, 1.f, weight);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);
-    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Shape::stages) {
-        fetch((stage + Shape::stages - 1) % Shape::stages);
+    for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
+        fetch((stage + Pipe::kStages - 1) % Pipe::kStages);
         const float mean = centred ? io.mean[row] : 0.f, rstd = io.rstd[row];
         Pipe::wait();
         float v[packs][N] = {}, g[packs][N] = {};
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(Shape::block)
         const float slope = (sums[1] - rest * sums[0]) * rstd * scale;
         for_elements<packs, N>([&](int k, int j) {
             v[k][j] = (v[k][j] - rest) * rstd;
-            dweight[k][j] += g[k][j] * round_if<T>(p.round_first, v[k][j]);
+            dweight[k][j] += g[k][j] * round_if(p, v[k][j]);
             if constexpr (centred) dbias[k][j] += g[k][j];
             g[k][j] = (g[k][j] * weight[k][j] - shift - v[k][j] * slope) * rstd;
         });
@@ -124,7 +127,13 @@ __global__ void __launch_bounds__(Shape::block)
         const int64_t total = io.grad_total ? io.total_rows(row) : 0;
         pipe.each([&](int k, int i) {
             float other[N] = {};
-            if (io.grad_total) load_pack(io.grad_total, total + i, other);
+            if (io.piped) {
+                const auto pack = pipe.slot(stage, 2, k);
+#pragma unroll
+                for (int j = 0; j < N; ++j) other[j] = to_acc(pack[j]);
+            } else if (io.grad_total) {
+                load_pack(io.grad_total, total + i, other);
+            }
             Pack<T, N> out;
 #pragma unroll
             for (int j = 0; j < N; ++j) out[j] = from_acc<T>(g[k][j] + other[j]);
@@ -175,7 +184,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
     with_native(x.scalar_type(), o.op, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = acc_t<T>;
-        const auto params = norm_params<A>(o, in, weight, bias);
+        const auto params = norm_params<A>(
+            o, in, weight, bias, present(grad_y) ? grad_y->scalar_type() : x.scalar_type());
         const auto finish = [&](const Tensor& partial, int64_t count) {
             const A* sums = data<A>(partial);
             const int64_t stride = 2 * in.columns;
@@ -195,7 +205,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_backward_kernel<T, centred, fused, Shape>;
-                constexpr size_t shared = RowPipe<T, Shape, 2>::bytes;
+                const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type();
+                const size_t shared = RowPipe<T, Shape>::bytes(piped ? 3 : 2);
                 const int64_t grid =
                     std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
                                       ceil_div<int64_t>(in.rows, Shape::rows));
@@ -210,6 +221,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 if (dtotal) {
                     io.grad_total = Untyped(dtotal->tensor);
                     io.total_rows = dtotal->index;
+                    io.piped = piped;
                 }
                 if (out) {
                     io.dx = data<T>(out->tensor);
@@ -220,7 +232,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 if (parameters) finish(partial, grid);
             };
             const auto with_shape = [&](auto fused) {
-                return with_row_shape<1>(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
             if (packs && with_fused(o.activation, with_shape)) return;
         }

@@ -31,23 +31,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
     with_native(x.scalar_type(), o.op, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = acc_t<T>;
-        const auto params = norm_params<A>(o, in, weight, bias);
+        const auto params = norm_params<A>(o, in, weight, bias, x.scalar_type());
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
             bool packs = in.packs(N) && (!other || (other->packs(N) && !is_double(*residual)));
             for (const auto& parameter : {weight, bias}) packs = packs && packs_of(parameter, N);
-            NormForward<T> io{data<const T>(in.tensor), in.index, {}, {}, {}, data<T>(y), nullptr,
-                              data<float>(rstd)};
+            NormForward<T> io{};
+            io.x = data<const T>(in.tensor), io.x_rows = in.index;
+            io.y = data<T>(y), io.rstd = data<float>(rstd);
             if (other) {
                 io.residual = Untyped(other->tensor);
                 io.residual_rows = other->index;
                 io.total = Untyped(total);
+                io.piped = residual->scalar_type() == x.scalar_type();
             }
             if (centred) io.mean = data<float>(mean);
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
-                constexpr size_t shared = RowPipe<T, Shape, 1>::bytes;
+                const size_t shared = RowPipe<T, Shape>::bytes(io.piped ? 2 : 1);
                 const int64_t grid =
                     std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
                                       ceil_div<int64_t>(in.rows, Shape::rows));
@@ -55,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
                        params);
             };
             const auto with_shape = [&](auto fused) {
-                return with_row_shape<0>(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
             if (packs && with_fused(o.activation, with_shape)) return;
         }

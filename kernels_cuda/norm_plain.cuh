@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kPlainThreads)
             rstds[row] = rstd;
         }
         for_columns(p.columns, [&](int64_t i) {
-            A v[1] = {round_if<T>(p.round_first, (value(i) - mean - rest) * rstd)};
+            A v[1] = {round_if(p, (value(i) - mean - rest) * rstd)};
             if (p.weight) v[0] *= load_one<A>(p.weight, i) + p.offset;
             if (p.bias) v[0] += load_one<A>(p.bias, i);
             activate_all(p.activation, v);
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     const A n = static_cast<A>(p.columns);
     for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const auto weighted = [&](int64_t i, A normal) {
-            const A g = io.gradient(p, row, i, round_if<T>(p.round_first, normal));
+            const A g = io.gradient(p, row, i, round_if(p, normal));
             return p.weight ? g * (load_one<A>(p.weight, i) + p.offset) : g;
         };
         A sums[2] = {0, 0};
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     if (i >= p.columns) return;
     A weight = 0, bias = 0;
     for (int64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
-        const A v = round_if<T>(p.round_first, io.normal(p, row, i));
+        const A v = round_if(p, io.normal(p, row, i));
         const A g = io.gradient(p, row, i, v);
         weight += g * v;
         bias += g;

@@ -76,7 +76,8 @@ inline void lay_out(WtPlan& plan, bool correlate, size_t element) {
         level.in = at;
         at += planes * level.plane;
         level.ts = round_up(tw, 4);
-        level.tile = round_up(th, 2) * level.ts;
+        // the last job of the base filter reads what makes eight rows
+        level.tile = round_up(th, plan.dims == 2 ? kWtBaseRows / 2 : kWtBaseRows) * level.ts;
         level.out = at;
         if (l > 0 || correlate) at += planes * level.tile;
         at = round_up(at, 4);
