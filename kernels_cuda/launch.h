@@ -48,6 +48,27 @@ class Launch {
         STD_CUDA_CHECK(cudaGetLastError());
     }
 
+    // The same for a grid of clusters of blocks, which devices before sm_90 know only of size 1.
+    template <class... P, class... A>
+    void clusters(void (*kernel)(P...), dim3 grid, dim3 cluster, dim3 block, size_t shared,
+                  A&&... args) const {
+        if (cluster.x * cluster.y * cluster.z == 1) {
+            return (*this)(kernel, grid, block, shared, std::forward<A>(args)...);
+        }
+        allow_shared(kernel, shared);
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim = {cluster.x, cluster.y, cluster.z};
+        cudaLaunchConfig_t config{};
+        config.gridDim = grid;
+        config.blockDim = block;
+        config.dynamicSmemBytes = shared;
+        config.stream = stream_;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<A>(args)...));
+    }
+
   private:
     template <class... P>
     static void allow_shared(void (*kernel)(P...), size_t shared) {

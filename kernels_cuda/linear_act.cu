@@ -1,0 +1,191 @@
+// Linear and activation. In 16-bit types one kernel does it all; in fp32 and fp64 the product is
+// torch's own, which alone knows whether tf32 is allowed, and the activation follows. The products
+// of the gradient are torch's as well; what is fused there is the activation's derivative with the
+// bias gradient.
+
+#include <array>
+
+#include "linear_act/pointwise.cuh"
+#include "linear_act/product.h"
+#include "prototypes.h"
+
+namespace fusewright::cuda {
+namespace {
+
+constexpr const char* kOp = "linear_act";
+
+bool is_16_bit(ScalarType dtype) {
+    return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    using torch::stable::detail::from;
+    std::array<StableIValue, 3> stack{from(x), from(weight), from(bias)};
+    TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+    return as_contiguous(torch::stable::detail::to<Tensor>(stack[0]));
+}
+
+// A matrix with dense rows, a copy only where the tensor is none.
+struct Matrix {
+    Tensor tensor;
+    int64_t stride = 0;
+
+    Matrix(const Tensor& t, int64_t rows, int64_t columns) : tensor(t) {
+        if (!describe(rows, columns)) {
+            tensor = torch::stable::contiguous(t);
+            stride = columns;
+        }
+    }
+
+  private:
+    // All leading dimensions must count as one, in which rows do not overlap.
+    bool describe(int64_t rows, int64_t columns) {
+        const int64_t last = tensor.dim() - 1;
+        if (columns > 1 && tensor.stride(last) != 1) return false;
+        stride = columns;
+        int64_t count = 1;
+        for (int64_t d = last - 1; d >= 0; --d) {
+            const int64_t size = tensor.size(d);
+            if (size == 1) continue;
+            if (count == 1) stride = tensor.stride(d);
+            if (tensor.stride(d) != stride * count) return false;
+            count *= size;
+        }
+        return count == rows && stride >= columns;
+    }
+};
+
+// Rows are counted in int by CUTLASS, so a longer matrix is served in parts.
+constexpr int64_t kMostRows = int64_t{1} << 30;
+
+void multiply(const Launch& launch, const Product& whole) {
+    for (int64_t row = 0; row < whole.rows; row += kMostRows) {
+        Product p = whole;
+        p.rows = std::min(kMostRows, whole.rows - row);
+        p.x = static_cast<const char*>(whole.x) + 2 * row * whole.x_stride;
+        p.y = static_cast<char*>(whole.y) + 2 * row * whole.columns;
+        if (p.pre != nullptr) p.pre = static_cast<char*>(whole.pre) + 2 * row * whole.columns;
+        if (p.rows <= kFewRows && packs(p)) {
+            product_few_rows(launch, p);
+        } else if (product_sm90_serves(launch, p)) {
+            product_sm90(launch, p);
+        } else {
+            product_sm80(launch, p);
+        }
+    }
+}
+
+struct Shape {
+    int64_t rows, columns, inner;
+    std::vector<int64_t> y;
+
+    Shape(const Tensor& x, const Tensor& weight) : rows(1), y(shape_of(x)) {
+        FW_CHECK(weight.dim() == 2 && x.dim() >= 1, kOp, "x must have rows and weight be a matrix");
+        columns = weight.size(0);
+        inner = weight.size(1);
+        FW_CHECK(y.back() == inner, kOp, "x.shape[-1] is ", y.back(), ", must be ", inner);
+        for (size_t d = 0; d + 1 < y.size(); ++d) rows *= y[d];
+        y.back() = columns;
+        constexpr int64_t most = std::numeric_limits<int>::max();
+        FW_CHECK(columns <= most && inner <= most, kOp,
+                 "weight must have at most 2^31 - 1 rows and "
+                 "columns");
+    }
+};
+
+struct Result {
+    Tensor y;
+    std::optional<Tensor> pre;
+};
+
+Result forward(const Launch& launch, const Tensor& x, const Tensor& weight,
+               const std::optional<Tensor>& bias, Activation activation, bool keep) {
+    const Shape shape(x, weight);
+    const ScalarType dtype = x.scalar_type();
+    FW_CHECK(!present(bias) || bias->numel() == shape.columns, kOp, "bias must have ",
+             shape.columns, " elements");
+    const Tensor w = in_dtype(weight, dtype);
+    const std::optional<Tensor> b = in_dtype(bias, dtype);
+    keep = keep && activation != Activation::none;
+    if (!is_16_bit(dtype) || shape.inner == 0) {
+        const Tensor pre = linear(x, w, b);
+        const Tensor y = keep ? fresh_like(pre) : pre;
+        activation_of(launch, activation, pre, y);
+        return {y, keep ? std::optional(pre) : std::nullopt};
+    }
+    const Tensor y = fresh(x, shape.y);
+    std::optional<Tensor> pre;
+    if (keep) pre = fresh(x, shape.y);
+    if (y.numel() == 0) return {y, pre};
+    const Matrix left(x, shape.rows, shape.inner), right(w, shape.columns, shape.inner);
+    const std::optional<Tensor> dense = as_contiguous(b);
+    multiply(launch, {dtype, shape.rows, shape.columns, shape.inner, left.tensor.data_ptr(),
+                      left.stride, right.tensor.data_ptr(), right.stride, data<char>(dense),
+                      y.data_ptr(), data<char>(pre), activation});
+    return {y, pre};
+}
+
+// `value` with the strides and dtype of `like`, as the gradient of an argument must be.
+Tensor gradient_like(const Tensor& like, const Tensor& value) {
+    if (like.is_contiguous() && value.is_contiguous() &&
+        like.scalar_type() == value.scalar_type()) {
+        return value;
+    }
+    Tensor result = fresh_like(like);
+    torch::stable::copy_(result, value);
+    return result;
+}
+
+}  // namespace
+}  // namespace fusewright::cuda
+
+namespace k = fusewright::cuda;
+using torch::stable::Tensor;
+
+std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
+                                         const std::optional<Tensor>& bias,
+                                         const std::string& activation, bool keep) {
+    const Launch launch(x);
+    const Result result = forward(launch, x, weight, bias, parse_activation(activation), keep);
+    return {result.y, result.pre ? *result.pre : none_like(x)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+    const Tensor& pre, const std::string& activation, int64_t needs) {
+    const Launch launch(x);
+    const Activation act = parse_activation(activation);
+    const ScalarType dtype = x.scalar_type();
+    const Shape shape(x, weight);
+    FW_CHECK(grad_y.numel() == shape.rows * shape.columns, kOp, "grad_y must have the shape of y");
+
+    Tensor dy = in_dtype(grad_y, dtype), saved = dy, dpre = dy;
+    if (act == Activation::none) {
+        dy = dpre = as_contiguous(dy);
+    } else {
+        saved = pre.numel() == dy.numel()
+                    ? as_contiguous(pre)
+                    : forward(launch, x, weight, bias, Activation::none, false).y;
+        dpre = fresh(dy, shape.y);
+        if (!dy.is_contiguous()) {  // its copy becomes the result
+            torch::stable::copy_(dpre, dy);
+            dy = dpre;
+        }
+    }
+    const std::optional<Tensor> dbias = derivative_of(
+        launch, act, dy, saved, dpre, shape.rows, shape.columns, needs & 4 ? bias : std::nullopt);
+
+    const Tensor flat = torch::stable::view(dpre, {shape.rows, shape.columns});
+    Tensor dx = none_like(x), dweight = none_like(x);
+    if (needs & 1) {
+        const Tensor product = torch::stable::matmul(flat, in_dtype(weight, dtype));
+        dx = gradient_like(x, torch::stable::view(product, shape_of(x)));
+    }
+    if (needs & 2) {
+        const Tensor flat_x = torch::stable::reshape(x, {shape.rows, shape.inner});
+        const Tensor turned = torch::stable::transpose(flat, 0, 1);
+        dweight = gradient_like(weight, torch::stable::matmul(turned, flat_x));
+    }
+    return {dx, dweight, dbias ? *dbias : none_like(x)};
+}
