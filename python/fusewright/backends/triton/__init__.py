@@ -37,7 +37,8 @@ def _load() -> str:
         needed = ".".join(map(str, _FLOOR))
         raise BackendLoadError(f"needs triton >= {needed}, this is {triton.__version__}")
     if not _INTERPRETED and not torch.cuda.is_available():
-        raise BackendLoadError(
+        # nothing is wrong with an installation that has nothing to compile for
+        raise BackendNotBuiltError(
             f"torch {torch.__version__} finds no GPU (TRITON_INTERPRET=1 runs the kernels without)"
         )
     from fusewright.backends.triton import _register

@@ -103,9 +103,10 @@ def fw_update(
         if (own < 0) | (own >= N):
             for start in range(0, S, BLOCK_S):
                 t = start + tl.arange(0, BLOCK_S).to(tl.int64)
-                zero = tl.zeros((BLOCK_D, BLOCK_S), tl.float32).to(y_ptr.dtype.element_ty)
+                zero = tl.zeros((BLOCK_D, BLOCK_S), tl.float32)
+                none = fw_narrow(tl.where(own < 0, zero, float("nan")), y_ptr.dtype.element_ty)
                 at = entry * yb + d[:, None] * yd + t[None, :] * ys
-                tl.store(y_ptr + at, zero, mask=(d < D)[:, None] & (t < S)[None, :])
+                tl.store(y_ptr + at, none, mask=(d < D)[:, None] & (t < S)[None, :])
         else:
             entries = tl.arange(0, BLOCK_B).to(tl.int64)
             indices = tl.load(index_ptr + entries * nb, mask=entries < B, other=-1)
@@ -129,7 +130,7 @@ def causal_conv1d_update(
     conv_state_indices: Tensor | None,
     silu: bool,
 ) -> Tensor:
-    """On a GPU, where a look at an index would wait for it, one past the end counts as negative."""
+    """On a GPU, where a look at the indices would wait for it, a wrong one gives NaN."""
     batch, channels, steps = x.shape
     states, _, length = conv_state.shape
     y = torch.empty_like(x)

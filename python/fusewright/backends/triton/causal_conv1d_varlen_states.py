@@ -8,29 +8,34 @@ import triton.language as tl
 from torch import Tensor
 
 from fusewright.backends.triton._launch import kernel, power_of_2
+from fusewright.backends.triton._math import fw_narrow, fw_widen, is_double
 
 
 @triton.jit
 def fw_varlen_states(
     x_ptr, bounds_ptr, y_ptr, T, D, L, xt, xd, cb, yb, yd, yl, BACKWARD: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
+    DOUBLE: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     """The last L inputs of a sequence from x to y; backward from y to x."""
+    ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sequence = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
-    begin = tl.maximum(tl.load(bounds_ptr + sequence * cb).to(tl.int64), 0)
-    end = tl.minimum(tl.load(bounds_ptr + (sequence + 1) * cb).to(tl.int64), T)
+    begin = tl.load(bounds_ptr + sequence * cb).to(tl.int64)
+    end = tl.load(bounds_ptr + (sequence + 1) * cb).to(tl.int64)
+    right = (begin >= 0) & (begin <= end) & (end <= T)
     for start in range(0, L, BLOCK_L):
         k = start + tl.arange(0, BLOCK_L).to(tl.int64)
         t = end - L + k
         inside = (d < D)[:, None] & (k < L)[None, :]
-        mask = inside & (t >= begin)[None, :]
+        mask = inside & (t >= begin)[None, :] & right
         x_at = x_ptr + t[None, :] * xt + d[:, None] * xd
         y_at = y_ptr + sequence * yb + d[:, None] * yd + k[None, :] * yl
         if BACKWARD:
             tl.store(x_at, tl.load(y_at, mask=mask, other=0.0), mask=mask)
         else:
-            tl.store(y_at, tl.load(x_at, mask=mask, other=0.0), mask=inside)
+            states = tl.load(x_at, mask=mask, other=0.0)
+            states = tl.where(right, fw_widen(states, ACC), float("nan"))
+            tl.store(y_at, fw_narrow(states, y_ptr.dtype.element_ty), mask=inside)
 
 
 def _run(x: Tensor, cu_seqlens: Tensor, y: Tensor, backward: bool) -> None:
@@ -50,6 +55,7 @@ def _run(x: Tensor, cu_seqlens: Tensor, y: Tensor, backward: bool) -> None:
         cu_seqlens.stride(0),
         *y.stride(),
         BACKWARD=backward,
+        DOUBLE=is_double(x),
         BLOCK_D=block_d,
         BLOCK_L=block_l,
         num_warps=4,
@@ -57,7 +63,7 @@ def _run(x: Tensor, cu_seqlens: Tensor, y: Tensor, backward: bool) -> None:
 
 
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
-    """On a GPU, where a look at the bounds would wait for it, they are cut to those of x."""
+    """On a GPU, where a look at the bounds would wait for it, wrong ones give NaN."""
     if x.device.type == "cpu":
         _check(cu_seqlens.tolist(), x.shape[0])
     shape = (cu_seqlens.shape[0] - 1, x.shape[1], state_len)
