@@ -113,7 +113,8 @@ def _discover() -> dict[str, Backend]:
         # an add-on takes the place of a backend that this build left out
         if known is None or isinstance(known.error, BackendNotBuiltError):
             found[backend.name] = backend
-    return found
+    # what was compiled ahead of time comes before what is compiled when it is called
+    return dict(sorted(found.items(), key=lambda item: item[0] == "triton"))
 
 
 def _broken(name: str, cause: Exception) -> Backend:

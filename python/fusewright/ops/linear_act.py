@@ -87,7 +87,7 @@ LINEAR_ACT = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes},
+    supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
     autocast="lower",
     sample=_sample,
 )

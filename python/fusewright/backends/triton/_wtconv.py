@@ -1,0 +1,277 @@
+"""wtconv1d and wtconv2d: the calls of the kernels.
+
+The low bands come first, from fine to coarse; then one kernel a level, from coarse to fine, each
+adding to what the deeper ones found. The finest also computes the base convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from fusewright.backends.triton._launch import kernel, none_like, power_of_2, processors
+from fusewright.backends.triton._math import accumulator, is_double
+from fusewright.backends.triton._reduce import as_gradient
+from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
+from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
+
+
+def forward(
+    x: Tensor,
+    base_weight: Tensor,
+    base_bias: Tensor | None,
+    base_scale: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor],
+) -> Tensor:
+    y = torch.empty_like(x)
+    if x.numel() > 0:
+        images = _low_bands(x, len(weights))
+        _apply(images, y, base_weight, base_bias, base_scale, weights, scales, flip=False)
+    return y
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    base_weight: Tensor,
+    base_bias: Tensor | None,
+    base_scale: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """The transform is orthonormal: the gradient of x is the operator with flipped filters."""
+    levels = len(weights)
+    base = (base_weight, base_bias, base_scale)
+    wanted = [needs >> bit & 1 and t is not None for bit, t in enumerate((x, *base))]
+    none: list[Tensor] = [none_like(x) for _ in weights]
+    if x.numel() == 0:
+        zeros = [
+            torch.zeros_like(t) if w and t is not None else none_like(x)
+            for w, t in zip(wanted, (x, *base), strict=True)
+        ]
+        return (
+            zeros[0],
+            zeros[1],
+            zeros[2],
+            zeros[3],
+            [torch.zeros_like(t) for t in weights] if needs & 16 else none,
+            [torch.zeros_like(t) for t in scales] if needs & 32 else none,
+        )
+    grads = _low_bands(grad_y, levels)
+    grad_x = none_like(x)
+    if wanted[0]:
+        grad_x = torch.empty_like(x)
+        _apply(grads, grad_x, base_weight, None, base_scale, weights, scales, flip=True)
+    of_base = (none_like(x), none_like(x), none_like(x))
+    if needs & 14:
+        of_base = _filter_gradients(x, grad_y, base_weight, base_scale, base_bias, needs >> 1)
+    of_weights, of_scales = none, list(none)
+    if needs & 48:
+        images = _low_bands(x, levels)
+        bits = (needs >> 4 & 1) | (needs >> 3 & 4)
+        found = [
+            _filter_gradients(image, grad, weight, scale, None, bits)
+            for image, grad, weight, scale in zip(
+                images[:levels], grads[:levels], weights, scales, strict=True
+            )
+        ]
+        of_weights, of_scales = [f[0] for f in found], [f[2] for f in found]
+    return grad_x, *of_base, of_weights, of_scales
+
+
+def _low_bands(x: Tensor, levels: int) -> list[Tensor]:
+    """x and the low bands that levels filter: all but the deepest."""
+    images = [x]
+    for _ in range(levels - 1):
+        image = images[-1]
+        low = _dense(image, _halves(image), accumulator(x))
+        block = _blocks(image, low.shape[2:])
+        kernel(fw_wt_low)[(_programs(low, low.shape[2:], block),)](
+            image,
+            low,
+            *_sizes(image),
+            *_strides(image),
+            DIMS=x.dim() - 2,
+            DOUBLE=is_double(x),
+            LAST=_is_last(image),
+            **block,
+            num_warps=4,
+        )
+        images.append(low)
+    return images
+
+
+def _apply(
+    images: Sequence[Tensor],
+    y: Tensor,
+    base_weight: Tensor,
+    base_bias: Tensor | None,
+    base_scale: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    flip: bool,
+) -> None:
+    """Write to y the operator on images[0], whose low bands follow."""
+    x, size = images[0], base_weight.shape[-1]
+    pad = (size - 1) // 2
+    deeper: Tensor | None = None
+    for level in reversed(range(max(len(weights), 1))):
+        image = images[level]
+        out = y if level == 0 else _dense(image, image.shape[2:], accumulator(x))
+        block = _blocks(image, _halves(image))
+        has_bands = level < len(weights)
+        parameters: list[Any] = [None] * 5
+        if has_bands:
+            parameters[:2] = weights[level].contiguous(), scales[level].contiguous()
+        if level == 0:
+            parameters[2:] = (
+                base_weight.contiguous(),
+                None if base_bias is None else base_bias.contiguous(),
+                base_scale.contiguous(),
+            )
+        kernel(fw_wt_level)[(_programs(image, _halves(image), block),)](
+            image,
+            deeper,
+            out,
+            *parameters,
+            *_sizes(image),
+            *_strides(image),
+            *_strides(out),
+            DIMS=x.dim() - 2,
+            K=size,
+            PAD=size - 1 - pad if flip else pad,
+            FLIP=flip,
+            DOUBLE=is_double(x),
+            LAST=_is_last(image),
+            **block,
+            num_warps=4,
+        )
+        deeper = out
+
+
+def _filter_gradients(
+    x: Tensor,
+    grad: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    bits: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a level's filters or, with as many filters as channels, of the base's.
+
+    `bits` asks for those of the weight, of the bias and of the scale.
+    """
+    dims, channels, size = x.dim() - 2, x.shape[1], weight.shape[-1]
+    is_base = weight.shape[0] == channels
+    rows = size if dims == 2 else 1
+    bands = 1 if is_base else 2**dims
+    sizes = list(x.shape[2:]) if is_base else _halves(x)
+    positions = [x.shape[0], *sizes]
+    block = _blocks(x, positions)
+    tiles = triton.cdiv(_product(positions), block["BLOCK_P"])
+    groups = triton.cdiv(channels, block["BLOCK_C"]) * rows
+    steps = triton.cdiv(tiles, max(1, min(tiles, 16 * processors(x) // groups)))
+    shares = triton.cdiv(tiles, steps)
+    sums = bands * rows * size + 1
+    partial = x.new_empty((shares, channels, sums), dtype=accumulator(x))
+    kernel(fw_wt_correlate)[(shares * groups,)](
+        x,
+        grad,
+        partial,
+        x.shape[0],
+        *_sizes(x),
+        steps,
+        *_strides(x),
+        *_strides(grad),
+        DIMS=dims,
+        HAAR=not is_base,
+        K=size,
+        PAD=(size - 1) // 2,
+        DOUBLE=is_double(x),
+        LANES=power_of_2(size),
+        **block,
+        num_warps=4,
+    )
+    taps = power_of_2(rows * size)
+    like = (weight, bias, scale)
+    found = [
+        t.new_empty(t.shape) if bits >> i & 1 and t is not None else None
+        for i, t in enumerate(like)
+    ]
+    kernel(fw_wt_finish)[(weight.shape[0],)](
+        partial,
+        weight.contiguous(),
+        scale.contiguous(),
+        None if bias is None else bias.contiguous(),
+        found[0],
+        found[2],
+        found[1],
+        shares,
+        channels,
+        BANDS=bands,
+        TAPS=rows * size,
+        DOUBLE=is_double(x),
+        BLOCK_S=max(1, min(512 // taps, power_of_2(shares))),
+        BLOCK_T=taps,
+        num_warps=1,
+    )
+    first, second, third = (
+        none_like(x) if f is None or t is None else as_gradient(f, t)
+        for f, t in zip(found, like, strict=True)
+    )
+    return first, second, third
+
+
+def _is_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 and x.shape[1] > 1 and _product(x.shape[2:]) > 1
+
+
+def _dense(image: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A dense image of other sizes, with channels last as in `image`."""
+    n, c = image.shape[:2]
+    if _is_last(image):
+        return image.new_empty((n, *sizes, c), dtype=dtype).movedim(-1, 1)
+    return image.new_empty((n, c, *sizes), dtype=dtype)
+
+
+def _halves(image: Tensor) -> list[int]:
+    return [-(-size // 2) for size in image.shape[2:]]
+
+
+def _blocks(image: Tensor, sizes: Sequence[int], tile: int = 512) -> dict[str, int]:
+    """Channels and positions of a program, the more of what is dense in memory."""
+    positions = power_of_2(_product(sizes))
+    channels = power_of_2(image.shape[1])
+    if _is_last(image):
+        wide = min(channels, 32)
+        return {"BLOCK_C": wide, "BLOCK_P": min(positions, tile // wide)}
+    long = min(positions, tile)
+    return {"BLOCK_C": min(channels, tile // long), "BLOCK_P": long}
+
+
+def _programs(image: Tensor, sizes: Sequence[int], block: dict[str, int]) -> int:
+    tiles = triton.cdiv(_product(sizes), block["BLOCK_P"])
+    return image.shape[0] * triton.cdiv(image.shape[1], block["BLOCK_C"]) * tiles
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def _sizes(image: Tensor) -> tuple[int, int, int]:
+    height, width = (1, *image.shape[2:])[-2:]
+    return image.shape[1], height, width
+
+
+def _strides(image: Tensor) -> tuple[int, ...]:
+    s = image.stride()
+    return s if len(s) == 4 else (s[0], s[1], 0, s[2])
