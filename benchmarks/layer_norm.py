@@ -11,6 +11,9 @@ from torch import Tensor
 import fusewright
 from fusewright.bench import Case
 
+CPU_SHAPES = ((4096, 1024), (4096, 4096))
+GPU_SHAPES = ((4096, 1024), (4096, 8192), (16384, 4096), (65536, 1024), (65536, 8192))
+
 
 def make(
     rows: int, columns: int, dtype: torch.dtype
@@ -25,10 +28,22 @@ def make(
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """The shapes of transformers."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for rows, columns in ((4096, 1024), (4096, 4096)):
+    """The shapes of transformers; on a GPU also without the activation."""
+    gpu = device.type != "cpu"
+    for dtype in (torch.bfloat16,) if gpu else (torch.float32, torch.bfloat16):
+        for rows, columns in (*GPU_SHAPES, (16384, 8192)) if gpu else CPU_SHAPES:
             size = rows * columns * dtype.itemsize
+            if gpu:
+                yield Case(
+                    op="layer_norm",
+                    shape=f"{rows}x{columns}",
+                    dtype=dtype,
+                    make=make(rows, columns, dtype),
+                    ours=fusewright.layer_norm,
+                    eager=lambda x, w, b: F.layer_norm(x, w.shape, w, b),
+                    bytes=2 * size,
+                    bytes_backward=5 * size,
+                )
             yield Case(
                 op="layer_norm",
                 shape=f"{rows}x{columns} relu",

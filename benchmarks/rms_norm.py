@@ -11,6 +11,9 @@ from torch import Tensor
 import fusewright
 from fusewright.bench import Case
 
+CPU_SHAPES = ((4096, 1024), (4096, 4096))
+GPU_SHAPES = ((4096, 1024), (4096, 8192), (16384, 4096), (65536, 1024), (65536, 8192))
+
 
 def make(
     rows: int, columns: int, dtype: torch.dtype
@@ -22,10 +25,26 @@ def make(
     return inputs
 
 
+def make_with_residual(
+    rows: int, columns: int, dtype: torch.dtype
+) -> Callable[[torch.device], tuple[Tensor, ...]]:
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        x, weight = make(rows, columns, dtype)(device)
+        return x, torch.randn_like(x).requires_grad_(), weight
+
+    return inputs
+
+
+def add_then_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    total = x + residual
+    return F.rms_norm(total, weight.shape, weight, 1e-6), total
+
+
 def cases(device: torch.device) -> Iterator[Case]:
-    """The shapes of transformers."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for rows, columns in ((4096, 1024), (4096, 4096)):
+    """The shapes of transformers; on a GPU also with the sum of a residual."""
+    gpu = device.type != "cpu"
+    for dtype in (torch.bfloat16,) if gpu else (torch.float32, torch.bfloat16):
+        for rows, columns in GPU_SHAPES if gpu else CPU_SHAPES:
             size = rows * columns * dtype.itemsize
             yield Case(
                 op="rms_norm",
@@ -37,3 +56,14 @@ def cases(device: torch.device) -> Iterator[Case]:
                 bytes=2 * size,
                 bytes_backward=5 * size,
             )
+            if gpu:
+                yield Case(
+                    op="rms_norm",
+                    shape=f"{rows}x{columns} add",
+                    dtype=dtype,
+                    make=make_with_residual(rows, columns, dtype),
+                    ours=lambda x, r, w: fusewright.rms_norm(x, w, residual=r, eps=1e-6),
+                    eager=add_then_norm,
+                    bytes=4 * size,
+                    bytes_backward=8 * size,
+                )

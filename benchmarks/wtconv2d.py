@@ -22,6 +22,10 @@ SHAPES: list[tuple[tuple[int, ...], int]] = [
     ((8, 768, 7, 7), 2),
     ((1, 64, 224, 224), 2),
 ]
+GPU_SHAPES: list[tuple[tuple[int, ...], int]] = [
+    *(((64, *shape[1:]), levels) for shape, levels in SHAPES[:4]),
+    ((16, 64, 224, 224), 2),
+]
 
 
 def make(
@@ -68,8 +72,9 @@ def published(filters: tuple[Tensor, Tensor], levels: int, *tensors: Tensor) -> 
 
 def cases(device: torch.device) -> Iterator[Case]:
     """The stages of WTConvNeXt, and one large image."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for shape, levels in SHAPES:
+    gpu = device.type != "cpu"
+    for dtype in (torch.float32, torch.bfloat16, *([torch.float16] if gpu else [])):
+        for shape, levels in GPU_SHAPES if gpu else SHAPES:
             pixels = 1
             for size in shape:
                 pixels *= size

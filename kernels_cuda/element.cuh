@@ -58,6 +58,29 @@ struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
     __device__ const T& operator[](int i) const { return values[i]; }
 };
 
+// Accumulators as a pack: two 16-bit elements take one instruction.
+template <class T, int N>
+__device__ inline Pack<T, N> pack_of(const float (&values)[N]) {
+    Pack<T, N> pack;
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+        using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            Pair pair;
+            if constexpr (std::is_same_v<T, __half>) {
+                pair = __floats2half2_rn(values[j], values[j + 1]);
+            } else {
+                pair = __floats2bfloat162_rn(values[j], values[j + 1]);
+            }
+            *reinterpret_cast<Pair*>(&pack.values[j]) = pair;
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < N; ++j) pack[j] = from_acc<T>(values[j]);
+    }
+    return pack;
+}
+
 template <class T>
 constexpr int kPack = 16 / sizeof(T);
 
@@ -122,10 +145,7 @@ template <int N>
 __device__ inline void store_pack(const Untyped& t, int64_t i, const float (&values)[N]) {
     with_element<false>(t.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        Pack<T, N> pack;
-#pragma unroll
-        for (int j = 0; j < N; ++j) pack[j] = from_acc<T>(values[j]);
-        *reinterpret_cast<Pack<T, N>*>(static_cast<T*>(t.data) + i) = pack;
+        *reinterpret_cast<Pack<T, N>*>(static_cast<T*>(t.data) + i) = pack_of<T>(values);
     });
 }
 

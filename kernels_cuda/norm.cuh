@@ -64,10 +64,10 @@ __device__ inline A round_if(const NormParams<A>& p, A v) {
 }
 
 // How a row is spread: `threads` a row, each with `packs` of 16 bytes; a block has as many rows as
-// fill it.
-template <int threads_, int packs_>
+// fill it. One row of `stages` is worked on while the others are on their way.
+template <int threads_, int packs_, int stages_ = 3>
 struct RowShape {
-    static constexpr int threads = threads_, packs = packs_;
+    static constexpr int threads = threads_, packs = packs_, stages = stages_;
     static constexpr int block = threads == 32 ? 128 : threads, rows = block / threads;
 };
 
@@ -83,7 +83,7 @@ bool with_row_shape(int64_t packs, F&& f) {
     } else if (packs <= 512 * 2) {
         f(RowShape<512, 2>{});
     } else if (packs <= 512 * 4) {
-        f(RowShape<512, 4>{});
+        f(RowShape<512, 4, 2>{});
     } else {
         return false;
     }
@@ -91,11 +91,11 @@ bool with_row_shape(int64_t packs, F&& f) {
 }
 
 // Rows of some tensors on their way into shared memory, where a thread finds again what it asked
-// for itself. `kStages` - 1 of them are ahead of the one that is worked on.
+// for itself.
 template <class T, class Shape>
 struct RowPipe {
     using Packed = Pack<T, kPack<T>>;
-    static constexpr int kStages = 3;
+    static constexpr int kStages = Shape::stages;
     Packed* slots;
     int columns, streams;
 
@@ -165,7 +165,7 @@ __device__ inline void for_elements(F&& f) {
 template <class T>
 struct NormForward {
     const T* x;
-    RowIndex x_rows, residual_rows;
+    int64_t x_rows, residual_rows;  // from row to row
     Untyped residual, total;
     bool piped;  // the residual is of x's type, and comes the same way
     T* y;
@@ -220,8 +220,8 @@ __global__ void __launch_bounds__(Shape::block)
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
-            pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
-            if (io.piped) pipe.fetch(stage, 1, residual + io.residual_rows(ahead));
+            pipe.fetch(stage, 0, io.x + ahead * io.x_rows);
+            if (io.piped) pipe.fetch(stage, 1, residual + ahead * io.residual_rows);
         }
         Pipe::done();
         ahead += step;
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(Shape::block)
         } else if (io.residual) {
             with_element<false>(io.residual.dtype, [&](auto* type) {
                 using R = std::remove_pointer_t<decltype(type)>;
-                const R* other = static_cast<const R*>(io.residual.data) + io.residual_rows(row);
+                const R* other = static_cast<const R*>(io.residual.data) + row * io.residual_rows;
                 const auto load = [&](int, int i) {
                     return *reinterpret_cast<const Pack<R, N>*>(other + i);
                 };
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(Shape::block)
         if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
         if (p.round_first) {
-            for_elements<packs, N>([&](int k, int j) { v[k][j] = round_if(p, v[k][j]); });
+            for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
         }
         for_elements<packs, N>(
             [&](int k, int j) { v[k][j] = fmaf(v[k][j], weight[k][j], bias[k][j]); });
@@ -287,12 +287,7 @@ __global__ void __launch_bounds__(Shape::block)
             for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });
         });
         T* y = io.y + row * p.columns;
-        pipe.each([&](int k, int i) {
-            Pack<T, N> out;
-#pragma unroll
-            for (int j = 0; j < N; ++j) out[j] = from_acc<T>(v[k][j]);
-            *reinterpret_cast<Pack<T, N>*>(y + i) = out;
-        });
+        pipe.each([&](int k, int i) { *reinterpret_cast<Pack<T, N>*>(y + i) = pack_of<T>(v[k]); });
     }
 }
 

@@ -10,7 +10,7 @@ namespace fusewright::cuda {
 template <class T>
 struct NormBackward {
     const T *x, *grad_y;
-    RowIndex x_rows, grad_rows, total_rows, dx_rows;
+    int64_t x_rows, grad_rows, total_rows, dx_rows;  // from row to row
     Untyped grad_total;
     bool piped;  // the gradient of the sum is of x's type, and comes the same way
     const float *mean, *rstd;
@@ -73,9 +73,9 @@ __global__ void __launch_bounds__(Shape::block)
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
-            pipe.fetch(stage, 0, io.x + io.x_rows(ahead));
-            pipe.fetch(stage, 1, io.grad_y + io.grad_rows(ahead));
-            if (io.piped) pipe.fetch(stage, 2, grad_total + io.total_rows(ahead));
+            pipe.fetch(stage, 0, io.x + ahead * io.x_rows);
+            pipe.fetch(stage, 1, io.grad_y + ahead * io.grad_rows);
+            if (io.piped) pipe.fetch(stage, 2, grad_total + ahead * io.total_rows);
         }
         Pipe::done();
         ahead += step;
@@ -116,15 +116,20 @@ __global__ void __launch_bounds__(Shape::block)
         block_sum<threads>(sums, scratch);
         const float rest = sums[2] * scale, shift = centred ? sums[0] * scale : 0.f;
         const float slope = (sums[1] - rest * sums[0]) * rstd * scale;
+        for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
+        if (p.round_first) {
+            for_elements<packs, N>(
+                [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
+        } else {
+            for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
+        }
         for_elements<packs, N>([&](int k, int j) {
-            v[k][j] = (v[k][j] - rest) * rstd;
-            dweight[k][j] += g[k][j] * round_if(p, v[k][j]);
             if constexpr (centred) dbias[k][j] += g[k][j];
             g[k][j] = (g[k][j] * weight[k][j] - shift - v[k][j] * slope) * rstd;
         });
         if (io.dx == nullptr) continue;
-        T* to = io.dx + io.dx_rows(row);
-        const int64_t total = io.grad_total ? io.total_rows(row) : 0;
+        T* to = io.dx + row * io.dx_rows;
+        const int64_t total = row * io.total_rows;
         pipe.each([&](int k, int i) {
             float other[N] = {};
             if (io.piped) {
@@ -134,10 +139,9 @@ __global__ void __launch_bounds__(Shape::block)
             } else if (io.grad_total) {
                 load_pack(io.grad_total, total + i, other);
             }
-            Pack<T, N> out;
 #pragma unroll
-            for (int j = 0; j < N; ++j) out[j] = from_acc<T>(g[k][j] + other[j]);
-            *reinterpret_cast<Pack<T, N>*>(to + i) = out;
+            for (int j = 0; j < N; ++j) g[k][j] += other[j];
+            *reinterpret_cast<Pack<T, N>*>(to + i) = pack_of<T>(g[k]);
         });
     }
     if (io.partial == nullptr) return;
@@ -213,19 +217,19 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 const Tensor partial =
                     parameters ? fresh(x, {grid * 2 * in.columns}, stat) : none_like(x);
                 NormBackward<T> io{};
-                io.x = data<const T>(in.tensor), io.x_rows = in.index;
-                io.grad_y = data<const T>(dy->tensor), io.grad_rows = dy->index;
+                io.x = data<const T>(in.tensor), io.x_rows = in.stride();
+                io.grad_y = data<const T>(dy->tensor), io.grad_rows = dy->stride();
                 if (centred) io.mean = data<const float>(mean);
                 io.rstd = data<const float>(rstd);
                 if (parameters) io.partial = data<float>(partial);
                 if (dtotal) {
                     io.grad_total = Untyped(dtotal->tensor);
-                    io.total_rows = dtotal->index;
+                    io.total_rows = dtotal->stride();
                     io.piped = piped;
                 }
                 if (out) {
                     io.dx = data<T>(out->tensor);
-                    io.dx_rows = out->index;
+                    io.dx_rows = out->stride();
                 }
                 launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
                        params);

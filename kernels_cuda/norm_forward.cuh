@@ -37,11 +37,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
             bool packs = in.packs(N) && (!other || (other->packs(N) && !is_double(*residual)));
             for (const auto& parameter : {weight, bias}) packs = packs && packs_of(parameter, N);
             NormForward<T> io{};
-            io.x = data<const T>(in.tensor), io.x_rows = in.index;
+            io.x = data<const T>(in.tensor), io.x_rows = in.stride();
             io.y = data<T>(y), io.rstd = data<float>(rstd);
             if (other) {
                 io.residual = Untyped(other->tensor);
-                io.residual_rows = other->index;
+                io.residual_rows = other->stride();
                 io.total = Untyped(total);
                 io.piped = residual->scalar_type() == x.scalar_type();
             }

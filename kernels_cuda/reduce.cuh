@@ -28,9 +28,14 @@ __device__ inline void block_sum(A (&v)[N], A* scratch) {
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            v[i] = scratch[i];
+            if constexpr (warps > 8) {  // another round of shuffles is less than so many loads
+                const int lane = threadIdx.x % 32;
+                v[i] = warp_sum(lane < warps ? scratch[lane * N + i] : A(0));
+            } else {
+                v[i] = scratch[i];
 #pragma unroll
-            for (int w = 1; w < warps; ++w) v[i] += scratch[w * N + i];
+                for (int w = 1; w < warps; ++w) v[i] += scratch[w * N + i];
+            }
         }
     }
 }

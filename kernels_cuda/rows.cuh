@@ -35,10 +35,14 @@ struct Rows {
         }
     }
 
-    // Whether every row may be read in packs of `pack` elements of any 16- or 32-bit type.
+    // From a row to the next, where that is always the same.
+    int64_t stride() const { return index.dims == 0 ? 0 : index.stride[0]; }
+
+    // Whether every row may be read in packs of `pack` elements of any 16- or 32-bit type, and
+    // `stride` tells where.
     bool packs(int pack) const {
-        bool all = step == 1 && columns % pack == 0;
-        for (int d = 0; d < index.dims; ++d) all = all && index.stride[d] % pack == 0;
+        const bool all =
+            step == 1 && columns % pack == 0 && index.dims <= 1 && stride() % pack == 0;
         const size_t bytes = pack * tensor.element_size();
         return all && aligned(tensor.data_ptr(), bytes < 16 ? bytes : 16);
     }
