@@ -24,22 +24,26 @@ struct WtParameters {
     bool flipped = false;  // for the gradient of x
 };
 
-// The planes of a level: those of a plane index g * bands + band lie `size` apart.
+// The planes of a level: a plane a band for every image of the group.
 template <class A>
 struct WtPlanes {
-    A* first;  // row 0, column 0 of plane 0
-    int size, stride;
-    __device__ A* row(int plane, int y) const { return first + plane * size + y * stride; }
+    A* first;  // row 0, column 0 of the first
+    int image, band, stride;
+    __device__ A* row(int g, int b, int y) const {
+        return first + g * image + b * band + y * stride;
+    }
 };
 
 template <class A>
 __device__ inline WtPlanes<A> padded(A* shared, const WtPlan& plan, int l) {
     const WtLevel& level = plan.level[l];
-    return {shared + level.in + plan.before_y * level.rs + plan.left, level.plane, level.rs};
+    return {shared + level.in + plan.before_y * level.rs + plan.left, level.in_step, level.plane,
+            level.rs};
 }
 template <class A>
 __device__ inline WtPlanes<A> dense(A* shared, const WtPlan& plan, int l) {
-    return {shared + plan.level[l].out, plan.level[l].tile, plan.level[l].ts};
+    const WtLevel& level = plan.level[l];
+    return {shared + level.out, level.out_step, level.tile, level.ts};
 }
 
 template <class A>
@@ -119,7 +123,7 @@ __device__ inline void load_planes(const WtTables<A>& tables, bool grad, const W
         for_images(plan, images, [&](int g) {
             const T* from = static_cast<const T*>(image.data.data) + image(first + g, channel) +
                             y0 * image.y + x0 * image.x;
-            A* plane = to.first + g * to.size;
+            A* plane = to.first + g * to.image;
             if (plan.vector == 4) {
                 constexpr int kFlight = 4;  // loads in flight
                 for (int i = lane; i < count; i += kFlight * plan.team) {
@@ -222,22 +226,23 @@ __device__ inline void cascade(const WtTables<A>& tables, bool of_tile) {
             of_tile ? dense(tables.shared, plan, l) : padded(tables.shared, plan, l);
         const unsigned* steps = tables.steps(level, of_tile);
         const int count = of_tile ? level.dense_count : level.padded_count;
-        const int step = (l == 1 ? 1 : 1 << dims) * from.size;
-        for_images(plan, plan.group, [&](int g) {
-            for (int i = threadIdx.x % plan.team; i < count; i += plan.team) {
-                const unsigned e = steps[i];
-                WtBlocks<dims, A>::analyse(from.first + g * step + (e >> 16), from.stride,
-                                           to.first + (g << dims) * to.size + (e & 0xffff),
-                                           to.size);
-            }
-        });
+        const int lane = threadIdx.x % plan.team;
+        if (lane < count) {
+            for_images(plan, plan.group, [&](int g) {
+                for (int i = lane; i < count; i += plan.team) {
+                    const unsigned e = steps[i];
+                    WtBlocks<dims, A>::analyse(from.row(g, 0, 0) + (e >> 16), from.stride,
+                                               to.row(g, 0, 0) + (e & 0xffff), to.band);
+                }
+            });
+        }
         __syncthreads();
     }
 }
 
 // What job `index` is to do.
 struct WtJob {
-    int level, plane, filter, row, column;  // the tile's row and column
+    int level, image, band, filter, row, column;  // the tile's row and column
 };
 
 template <class A>
@@ -267,8 +272,9 @@ struct WtTable {
                 rest %= each;
             }
             const WtLevel& level = plan.level[l];
-            const int strip = rest % level.strips, seg = rest / level.strips % level.segs;
-            const int g = rest / level.strips / level.segs;
+            // neighbours are strips of a row, then the same rows of other images
+            const int strip = rest % level.strips, g = rest / level.strips % plan.group;
+            const int seg = rest / level.strips / plan.group;
             entries[job] = l | band << 4 | g << 6 | seg << 11 | strip << 21;
         }
     }
@@ -276,7 +282,10 @@ struct WtTable {
         const unsigned e = entries[job];
         const int l = e & 15, band = e >> 4 & 3, g = e >> 6 & 31;
         const int bands = 1 << plan.dims;
-        return {l, l == 0 ? g : g * bands + band, l == 0 ? 0 : 1 + (l - 1) * bands + band,
+        return {l,
+                g,
+                band,
+                l == 0 ? 0 : 1 + (l - 1) * bands + band,
                 static_cast<int>(e >> 11 & 1023) * plan.level[l].rows,
                 static_cast<int>(e >> 21) * 4};
     }
@@ -331,9 +340,9 @@ __device__ inline void load_strip(const A* p, A (&v)[4 * vectors]) {
 
 // Filters the strip at (row, column) of the region, some rows of four columns. K = 0 is for any.
 template <int K, int dims, int rows, class A>
-__device__ inline void filter_strip(const WtPlan& plan, const WtPlanes<A>& in, int plane, int row,
-                                    int column, const A* weights, A (&acc)[rows][4]) {
-    const A* from = in.row(plane, row - plan.before_y) + column - plan.left;
+__device__ inline void filter_strip(const WtPlan& plan, const WtPlanes<A>& in, const WtJob& job,
+                                    int row, int column, const A* weights, A (&acc)[rows][4]) {
+    const A* from = in.row(job.image, job.band, row - plan.before_y) + column - plan.left;
     if constexpr (K > 0) {
         constexpr int height = dims == 2 ? K : 1, vectors = WtReach<K>::vectors;
         A w[height * K];

@@ -23,9 +23,9 @@ __device__ inline void correlate_strip(const WtPlan& plan, const WtLevel& level,
                                        A& total) {
     constexpr int height = dims == 2 ? K : 1, vectors = WtReach<K>::vectors;
     const int rows = min(level.rows, level.th - job.row);
-    const A* from =
-        x.row(job.plane, level.oy + job.row - plan.before_y) + level.ox + job.column - plan.left;
-    const A* g = grad.row(job.plane, job.row) + job.column;
+    const A* from = x.row(job.image, job.band, level.oy + job.row - plan.before_y) + level.ox +
+                    job.column - plan.left;
+    const A* g = grad.row(job.image, job.band, job.row) + job.column;
     A d[height][4] = {};  // the gradient's last rows
 #pragma unroll 1
     for (int start = 0; start < rows + height - 1; start += height) {
@@ -102,12 +102,11 @@ __global__ void __launch_bounds__(kWtThreads, 2)
     __syncthreads();
     const bool works = threadIdx.x < plan.jobs;
     const WtJob job = table(plan, works ? threadIdx.x : 0);
-    const int g = job.level == 0 ? job.plane : job.plane >> dims;
     A acc[taps] = {}, total = 0;
     for (int64_t group = block.chunk; group < plan.groups(); group += p.chunks) {
         const int64_t first = group * plan.group;
         load_both<A, dims>(tables, p, block, first);
-        if (works && first + g < plan.n) {
+        if (works && first + job.image < plan.n) {
             correlate_strip<K, dims>(plan, plan.level[job.level], padded(shared, plan, job.level),
                                      dense(shared, plan, job.level), job, acc, total);
         }
@@ -161,7 +160,7 @@ __global__ void __launch_bounds__(kWtThreads)
     bool begun = false;
     for (int64_t group = block.chunk; group < plan.groups(); group += p.chunks) {
         const int64_t first = group * plan.group;
-        const int planes = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
+        const int images = static_cast<int>(min(int64_t{plan.group}, plan.n - first));
         load_both<A, dims>(tables, p, block, first);
         for (int i = threadIdx.x; i < plan.filters() * (taps + 1); i += blockDim.x) {
             const int filter = i / (taps + 1), tap = i % (taps + 1);
@@ -171,13 +170,13 @@ __global__ void __launch_bounds__(kWtThreads)
             const WtLevel& level = plan.level[l];
             const WtPlanes<A> x = padded(shared, plan, l), d = dense(shared, plan, l);
             A sum = begun ? partial[i] : A(0);
-            for (int plane = 0; plane < planes; ++plane) {
-                const int at = l == 0 ? plane : plane * bands + band;
+            for (int image = 0; image < images; ++image) {
                 for (int y = 0; y < level.th; ++y) {
-                    const A* from =
-                        x.row(at, level.oy + y + u - plan.before_y) + level.ox + t - plan.before;
+                    const A* from = x.row(image, band, level.oy + y + u - plan.before_y) +
+                                    level.ox + t - plan.before;
                     for (int j = 0; j < level.tw; ++j) {
-                        sum += tap == taps ? d.row(at, y)[j] : d.row(at, y)[j] * from[j];
+                        sum += tap == taps ? d.row(image, band, y)[j]
+                                           : d.row(image, band, y)[j] * from[j];
                     }
                 }
             }

@@ -24,14 +24,15 @@ __device__ inline void filter_bands(A* shared, const WtPlan& plan, const WtTable
         const WtJob job = table(plan, index);
         const WtLevel& level = plan.level[job.level];
         A acc[kWtRows][4] = {};
-        filter_strip<K, dims>(plan, padded(shared, plan, job.level), job.plane, level.oy + job.row,
+        filter_strip<K, dims>(plan, padded(shared, plan, job.level), job, level.oy + job.row,
                               level.ox + job.column,
                               shared + plan.weights + job.filter * plan.taps(), acc);
         const WtPlanes<A> to = dense(shared, plan, job.level);
 #pragma unroll
         for (int r = 0; r < kWtRows; ++r) {
             if (job.row + r >= level.th) break;
-            auto* four = reinterpret_cast<Four<A>*>(to.row(job.plane, job.row + r) + job.column);
+            auto* four =
+                reinterpret_cast<Four<A>*>(to.row(job.image, job.band, job.row + r) + job.column);
             *four = {acc[r][0], acc[r][1], acc[r][2], acc[r][3]};
         }
     }
@@ -53,7 +54,7 @@ __device__ inline void add_deeper(A* shared, const WtPlan& plan, const WtForward
             const int64_t row = plan.dims == 2
                                     ? ((first + g) * plan.channels + channel) * p.deeper_h + y
                                     : y * plan.channels + channel;
-            low.row(g << plan.dims, r)[c] += p.deeper[row * p.deeper_w + x];
+            low.row(g, 0, r)[c] += p.deeper[row * p.deeper_w + x];
         }
     });
     __syncthreads();
@@ -68,14 +69,16 @@ __device__ inline void climb(const WtTables<A>& tables) {
         const WtPlanes<A> from = dense(tables.shared, plan, l),
                           to = dense(tables.shared, plan, l - 1);
         const unsigned* steps = tables.steps(level, true);
-        for_images(plan, plan.group, [&](int g) {
-            for (int i = threadIdx.x % plan.team; i < level.dense_count; i += plan.team) {
-                const unsigned e = steps[i];
-                WtBlocks<dims, A>::synthesise(
-                    from.first + (g << dims) * from.size + (e & 0xffff), from.size,
-                    to.first + (g << dims) * to.size + (e >> 16), to.stride);
-            }
-        });
+        const int lane = threadIdx.x % plan.team;
+        if (lane < level.dense_count) {
+            for_images(plan, plan.group, [&](int g) {
+                for (int i = lane; i < level.dense_count; i += plan.team) {
+                    const unsigned e = steps[i];
+                    WtBlocks<dims, A>::synthesise(from.row(g, 0, 0) + (e & 0xffff), from.band,
+                                                  to.row(g, 0, 0) + (e >> 16), to.stride);
+                }
+            });
+        }
         __syncthreads();
     }
 }
@@ -85,14 +88,14 @@ template <int dims, class A>
 __device__ inline void add_inverse(const WtPlanes<A>& bands, int image, int row, int column,
                                    A (&acc)[kWtBaseRows][4]) {
     constexpr int step = dims;  // rows that one row of coefficients makes
-    const A* from = bands.row(image << dims, row / step) + column / 2;
+    const A* from = bands.row(image, 0, row / step) + column / 2;
 #pragma unroll
     for (int r = 0; r < kWtBaseRows; r += step) {
         const A* p = from + r / step * bands.stride;
         if constexpr (dims == 2) {
-            WtBlocks<dims, A>::synthesise(p, bands.size, acc[r], 4);
+            WtBlocks<dims, A>::synthesise(p, bands.band, acc[r], 4);
         } else {
-            WtBlocks<dims, A>::synthesise(p, bands.size, acc[r], 0);
+            WtBlocks<dims, A>::synthesise(p, bands.band, acc[r], 0);
         }
     }
 }
@@ -107,24 +110,23 @@ __device__ inline void finish(const WtTables<A>& tables, const WtForward<A>& p,
     const A bias = tables.shared[plan.weights + plan.filters() * plan.taps()];
     for (int index = WtTable<A>::base(plan) + threadIdx.x; index < plan.jobs; index += blockDim.x) {
         const WtJob job = table(plan, index);
-        if (first + job.plane >= plan.n) continue;
+        if (first + job.image >= plan.n) continue;
         alignas(16) A acc[kWtBaseRows][4];
 #pragma unroll
         for (int r = 0; r < kWtBaseRows; ++r) acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = bias;
         if (p.base) {
-            filter_strip<K, dims>(plan, padded(tables.shared, plan, 0), job.plane,
-                                  level.oy + job.row, level.ox + job.column,
-                                  tables.shared + plan.weights, acc);
+            filter_strip<K, dims>(plan, padded(tables.shared, plan, 0), job, level.oy + job.row,
+                                  level.ox + job.column, tables.shared + plan.weights, acc);
         }
         if (plan.levels > 0) {
-            add_inverse<dims>(dense(tables.shared, plan, 1), job.plane, job.row, job.column, acc);
+            add_inverse<dims>(dense(tables.shared, plan, 1), job.image, job.row, job.column, acc);
         }
         const int64_t y = y0 + job.row, x = x0 + job.column;
         const int rows = static_cast<int>(min(int64_t{level.th - job.row}, plan.height - y));
         const int columns = static_cast<int>(min(int64_t{level.tw - job.column}, plan.width - x));
         with_element<sizeof(A) == 8>(p.y.data.dtype, [&](auto* type) {
             using T = std::remove_pointer_t<decltype(type)>;
-            T* to = static_cast<T*>(p.y.data.data) + p.y(first + job.plane, channel) + y * p.y.y +
+            T* to = static_cast<T*>(p.y.data.data) + p.y(first + job.image, channel) + y * p.y.y +
                     x * p.y.x;
 #pragma unroll
             for (int r = 0; r < kWtBaseRows; ++r) {

@@ -18,13 +18,13 @@ constexpr int kWtThreads = 256;  // at most in a block
 // One level of a region. Planes of the data are stored with zeros around them, those of results
 // densely, the tile alone.
 struct WtLevel {
-    int h, w;           // of the region
-    int rs, plane, in;  // padded: row stride, size of a plane, offset
-    int th, tw;         // of the tile
-    int oy, ox;         // where the tile begins in the region
-    int ts, tile, out;  // dense: row stride, size of a plane, offset
-    int strips, segs;   // of jobs
-    int rows;           // of a job
+    int h, w;                    // of the region
+    int rs, plane, in, in_step;  // padded: row stride, size of a plane, offset; from image to image
+    int th, tw;                  // of the tile
+    int oy, ox;                  // where the tile begins in the region
+    int ts, tile, out, out_step;  // dense: the same
+    int strips, segs;             // of jobs
+    int rows;                     // of a job
     // Where the steps between this level and the one above it read and write, by the offsets in a
     // plane: of the padded planes and of the dense ones.
     int padded_steps, dense_steps, padded_count, dense_count;
@@ -57,6 +57,12 @@ struct WtPlan {
 
 constexpr int round_up(int v, int to) { return (v + to - 1) / to * to; }
 
+// The distance between the planes of two images for which the strips of the one follow those of the
+// other in the banks of shared memory.
+constexpr int image_step(int elements, int strips) {
+    return elements + (4 * strips - elements % 32 + 32) % 32;
+}
+
 // Lays the region of `plan` out. `correlate` is for the gradients of the filters: the second
 // operand is dense at level 0 too, and jobs keep their sums, so that there may be no more of them
 // than threads.
@@ -67,19 +73,22 @@ inline void lay_out(WtPlan& plan, bool correlate, size_t element) {
     int th = plan.tile_h, tw = plan.tile_w, oy = plan.halo_y(), ox = plan.halo;
     for (int l = 0; l <= plan.levels; ++l) {
         WtLevel& level = plan.level[l];
-        const int planes = plan.group * (l == 0 ? 1 : plan.bands());
+        const int bands = l == 0 ? 1 : plan.bands();
+        level.strips = round_up(tw, 4) / 4;
         level.h = h, level.w = w, level.th = th, level.tw = tw, level.oy = oy, level.ox = ox;
         // the vectors that the last strip of four columns reads end with the row
         level.rs = round_up(w, 4) - 4 + round_up(plan.left + 4 + after, 4);
         const int rows = std::max(round_up(h, kWtRows), round_up(h, kWtBaseRows));
         level.plane = (plan.before_y + rows + plan.after_y) * level.rs;
         level.in = at;
-        at += planes * level.plane;
+        level.in_step = image_step(bands * level.plane, level.strips);
+        at += plan.group * level.in_step;
         level.ts = round_up(tw, 4);
         // the last job of the base filter reads what makes eight rows
         level.tile = round_up(th, plan.dims == 2 ? kWtBaseRows / 2 : kWtBaseRows) * level.ts;
         level.out = at;
-        if (l > 0 || correlate) at += planes * level.tile;
+        level.out_step = image_step(bands * level.tile, level.strips);
+        if (l > 0 || correlate) at += plan.group * level.out_step;
         at = round_up(at, 4);
         if (plan.dims == 2) h = (h + 1) / 2, th = (th + 1) / 2, oy /= 2;
         w = (w + 1) / 2, tw = (tw + 1) / 2, ox /= 2;
@@ -89,7 +98,6 @@ inline void lay_out(WtPlan& plan, bool correlate, size_t element) {
         for (int l = 0; l <= plan.levels; ++l) {
             WtLevel& level = plan.level[l];
             level.rows = l == 0 && !correlate ? kWtBaseRows : rows;
-            level.strips = round_up(level.tw, 4) / 4;
             level.segs = (level.th + level.rows - 1) / level.rows;
             plan.jobs += plan.group * (l == 0 ? 1 : plan.bands()) * level.strips * level.segs;
         }
@@ -123,8 +131,15 @@ inline void lay_out(WtPlan& plan, bool correlate, size_t element) {
     if (correlate) {  // the sums of the jobs, where the planes were
         plan.elements = std::max(plan.elements, plan.jobs * (plan.taps() + 1));
     }
-    plan.threads = correlate || plan.jobs > 192 ? kWtThreads : kWtThreads / 2;
-    plan.team = std::max(32, plan.threads / plan.group);
+    plan.threads = kWtThreads;
+    if (!correlate) {  // as many as make the same number of rounds
+        const int base = plan.group * plan.level[0].strips * plan.level[0].segs;
+        const int most = std::max(base, plan.jobs - base);
+        const int rounds = (most + kWtThreads - 1) / kWtThreads;
+        plan.threads =
+            std::max(64, round_up((most + rounds - 1) / rounds, 32 * std::min(4, plan.group)));
+    }
+    plan.team = std::max(32, plan.threads / plan.group / 32 * 32);
 }
 
 inline bool fits(const WtPlan& plan, bool correlate, size_t element, size_t shared) {
@@ -134,7 +149,7 @@ inline bool fits(const WtPlan& plan, bool correlate, size_t element, size_t shar
 }
 
 // The plan for as many of `levels` as one kernel serves: all of them, or one, or none. `vector` is
-// the number of elements that one access may read.
+// the number of elements that one access may read, `row` the stride of rows.
 inline bool make_plan(WtPlan& plan, int64_t n, int64_t channels, int64_t height, int64_t width,
                       int dims, int kernel, int levels, bool flipped, bool correlate, int vector,
                       size_t element, size_t shared) {
