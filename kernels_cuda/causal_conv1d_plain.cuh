@@ -129,7 +129,8 @@ template <class T>
 __global__ void __launch_bounds__(kPlainThreads)
     causal_parameters_plain(CausalBackward<T> io, Causal p) {
     using A = acc_t<T>;
-    __shared__ A scratch[(kPlainTaps + 1) * kPlainThreads / 32];
+    __shared__ BlockScratch<kPlainThreads, kPlainTaps + 1, A> scratch;
+    int turn = 0;
     const int64_t d = blockIdx.x, part = blockIdx.y, first = int64_t{blockIdx.z} * kPlainTaps;
     A sums[kPlainTaps + 1] = {};
     const int64_t step = int64_t{gridDim.y} * kPlainThreads, tokens = p.batch * p.length;
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kPlainThreads)
         }
         sums[kPlainTaps] += g;
     }
-    block_sum<kPlainThreads>(sums, scratch);
+    block_sum(sums, scratch, turn);
     if (threadIdx.x > 0) return;
     A* to = io.partial + part * (p.width + 1) * p.channels + d;
 #pragma unroll

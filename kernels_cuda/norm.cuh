@@ -71,6 +71,12 @@ struct RowShape {
     static constexpr int block = threads == 32 ? 128 : threads, rows = block / threads;
 };
 
+// Blocks of a shape on a multiprocessor that registers are to suffice for.
+template <class Shape>
+constexpr int resident_blocks(int threads) {
+    return Shape::packs == 2 ? threads / Shape::block : 1;
+}
+
 // Calls f with the shape for rows of `packs`; false where none is large enough.
 template <class F>
 bool with_row_shape(int64_t packs, F&& f) {
@@ -99,8 +105,10 @@ struct RowPipe {
     Packed* slots;
     int columns, streams;
 
-    static constexpr size_t bytes(int streams) {
-        return sizeof(Packed) * kStages * streams * Shape::packs * Shape::block;
+    // of the rows, and of as many parameters behind them
+    static constexpr size_t bytes(int streams, int parameters) {
+        return (sizeof(Packed) * kStages * streams + sizeof(float) * kPack<T> * parameters) *
+               Shape::packs * Shape::block;
     }
     __device__ int column(int k) const {
         return (k * Shape::threads + static_cast<int>(threadIdx.x) % Shape::threads) * kPack<T>;
@@ -135,22 +143,44 @@ struct RowPipe {
     }
 };
 
-// A parameter's elements for this thread's columns: they stay in registers.
-template <int N, int packs, class Pipe>
-__device__ inline void load_parameter(const Untyped& t, const Pipe& pipe, float offset,
-                                      float absent, float (&values)[packs][N]) {
+// A parameter's elements for this thread's columns, as floats in shared memory: registers are for
+// what changes from row to row.
+template <class T, class Shape>
+struct RowParameter {
+    static constexpr int N = kPack<T>, fours = N / 4;
+    float4* slots;
+    float absent;
+
+    // The `place`-th parameter; `absent` stands for one that is not there.
+    __device__ RowParameter(const RowPipe<T, Shape>& pipe, int place, const Untyped& t,
+                            float offset, float absent)
+        : slots(t ? reinterpret_cast<float4*>(pipe.slots + Shape::stages * pipe.streams *
+                                                               Shape::packs * Shape::block) +
+                        place * Shape::packs * fours * Shape::block + threadIdx.x
+                  : nullptr),
+          absent(absent) {
+        if (!t) return;
+        pipe.each([&](int k, int i) {
+            float values[N];
+            load_pack(t, i, values);
 #pragma unroll
-    for (int k = 0; k < packs; ++k) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) values[k][j] = absent;
+            for (int f = 0; f < fours; ++f) {
+                slots[(k * fours + f) * Shape::block] = {
+                    values[4 * f] + offset, values[4 * f + 1] + offset, values[4 * f + 2] + offset,
+                    values[4 * f + 3] + offset};
+            }
+        });
     }
-    if (!t) return;
-    pipe.each([&](int k, int i) {
-        load_pack(t, i, values[k]);
+    __device__ void get(int k, float (&values)[N]) const {
 #pragma unroll
-        for (int j = 0; j < N; ++j) values[k][j] += offset;
-    });
-}
+        for (int f = 0; f < fours; ++f) {
+            const float4 v = slots != nullptr ? slots[(k * fours + f) * Shape::block]
+                                              : make_float4(absent, absent, absent, absent);
+            values[4 * f] = v.x, values[4 * f + 1] = v.y;
+            values[4 * f + 2] = v.z, values[4 * f + 3] = v.w;
+        }
+    }
+};
 
 // f(k, j) for all elements of this thread, also those past the end of the row.
 template <int packs, int N, class F>
@@ -161,6 +191,11 @@ __device__ inline void for_elements(F&& f) {
         for (int j = 0; j < N; ++j) f(k, j);
     }
 }
+
+// A mean in float is not exact; what it lost is the mean of the deviations. 16-bit rows are not
+// exact to that degree themselves.
+template <class T>
+constexpr bool kExactMean = sizeof(T) == 4;
 
 template <class T>
 struct NormForward {
@@ -206,12 +241,14 @@ __device__ inline void dispatch_fused(Activation activation, F&& f) {
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block)
+__global__ void __launch_bounds__(Shape::block,
+                                  resident_blocks<Shape>(fused == Fused::any ? 512 : 1024))
     norm_forward_kernel(const __grid_constant__ NormForward<T> io,
                         const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     extern __shared__ __align__(16) char bytes[];
-    __shared__ float scratch[2 * threads / 32];
+    __shared__ BlockScratch<threads, 2, float> scratch;
+    int turn = 0;
     using Pipe = RowPipe<T, Shape>;
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
                     io.piped ? 2 : 1};
@@ -228,9 +265,8 @@ __global__ void __launch_bounds__(Shape::block)
     };
 #pragma unroll
     for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    float weight[packs][N], bias[packs][N];
-    load_parameter(p.weight, pipe, p.offset, 1.f, weight);
-    load_parameter(p.bias, pipe, 0.f, 0.f, bias);
+    const RowParameter<T, Shape> weight(pipe, 0, p.weight, p.offset, 1.f);
+    const RowParameter<T, Shape> bias(pipe, p.weight ? 1 : 0, p.bias, 0.f, 0.f);
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
         fetch((stage + Pipe::kStages - 1) % Pipe::kStages);
@@ -257,22 +293,22 @@ __global__ void __launch_bounds__(Shape::block)
         float sums[1] = {0};
         for_elements<packs, N>(
             [&](int k, int j) { sums[0] += centred ? v[k][j] : v[k][j] * v[k][j]; });
-        block_sum<threads>(sums, scratch);
+        block_sum(sums, scratch, turn);
         float square = sums[0] * scale, rest = 0;
         if constexpr (centred) {
             const float mean = square;
-            float moments[2] = {0, 0};  // of the deviations; the first is what rounding lost
+            float moments[2] = {0, 0};
             pipe.each([&](int k, int) {
 #pragma unroll
                 for (int j = 0; j < N; ++j) {
                     v[k][j] -= mean;
-                    moments[0] += v[k][j];
-                    moments[1] += v[k][j] * v[k][j];
+                    moments[0] += v[k][j] * v[k][j];
+                    if (kExactMean<T>) moments[1] += v[k][j];
                 }
             });
-            block_sum<threads>(moments, scratch);
-            rest = moments[0] * scale;
-            square = moments[1] * scale - rest * rest;
+            block_sum(moments, scratch, turn);
+            if (kExactMean<T>) rest = moments[1] * scale;
+            square = moments[0] * scale - rest * rest;
             if (threadIdx.x % threads == 0) io.mean[row] = mean + rest;
         }
         const float rstd = rsqrtf(square + p.eps);
@@ -281,8 +317,13 @@ __global__ void __launch_bounds__(Shape::block)
         if (p.round_first) {
             for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
         }
-        for_elements<packs, N>(
-            [&](int k, int j) { v[k][j] = fmaf(v[k][j], weight[k][j], bias[k][j]); });
+#pragma unroll
+        for (int k = 0; k < packs; ++k) {
+            float w[N], b[N];
+            weight.get(k, w), bias.get(k, b);
+#pragma unroll
+            for (int j = 0; j < N; ++j) v[k][j] = fmaf(v[k][j], w[j], b[j]);
+        }
         dispatch_fused<fused>(p.activation, [&](auto act) {
             for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });
         });

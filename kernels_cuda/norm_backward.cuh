@@ -43,15 +43,20 @@ __device__ inline void write_sums(const Pipe& pipe, const float (&sums)[Shape::p
     }
 }
 
-// g *= the activation's derivative, where v holds the deviations of x.
-template <class T, Fused fused, class Pipe, int packs, int N>
+// g *= the activation's derivative, where v holds the normalised elements.
+template <Fused fused, class Pipe, class Parameter, int packs, int N>
 __device__ inline void differentiate_row(const NormParams<float>& p, const Pipe& pipe,
-                                         const float (&weight)[packs][N], float rstd,
-                                         const float (&v)[packs][N], float (&g)[packs][N]) {
-    float pre[packs][N];
-    load_parameter(p.bias, pipe, 0.f, 0.f, pre);
-    for_elements<packs, N>(
-        [&](int k, int j) { pre[k][j] += round_if(p, v[k][j] * rstd) * weight[k][j]; });
+                                         const Parameter& weight, const float (&v)[packs][N],
+                                         float (&g)[packs][N]) {
+    float pre[packs][N] = {};
+    if (p.bias) pipe.each([&](int k, int i) { load_pack(p.bias, i, pre[k]); });
+#pragma unroll
+    for (int k = 0; k < packs; ++k) {
+        float w[N];
+        weight.get(k, w);
+#pragma unroll
+        for (int j = 0; j < N; ++j) pre[k][j] = fmaf(round_if(p, v[k][j]), w[j], pre[k][j]);
+    }
     dispatch_fused<fused>(p.activation, [&](auto act) {
         for_elements<packs, N>(
             [&](int k, int j) { g[k][j] *= activate_grad<act.value>(pre[k][j]); });
@@ -59,12 +64,13 @@ __device__ inline void differentiate_row(const NormParams<float>& p, const Pipe&
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block)
+__global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
     norm_backward_kernel(const __grid_constant__ NormBackward<T> io,
                          const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     extern __shared__ __align__(16) char bytes[];
-    __shared__ float scratch[3 * threads / 32];
+    __shared__ BlockScratch<threads, 3, float> scratch;
+    int turn = 0;
     using Pipe = RowPipe<T, Shape>;
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
                     io.piped ? 3 : 2};
@@ -82,8 +88,7 @@ __global__ void __launch_bounds__(Shape::block)
     };
 #pragma unroll
     for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    float weight[packs][N];
-    load_parameter(p.weight, pipe, p.offset, 1.f, weight);
+    const RowParameter<T, Shape> weight(pipe, 0, p.weight, p.offset, 1.f);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
@@ -99,34 +104,38 @@ __global__ void __launch_bounds__(Shape::block)
                 g[k][j] = to_acc(dy[j]);
             }
         });
-        float sums[3] = {0, 0, 0};  // of g, of g v, and of v, which rounding the mean left
-        if (centred) for_elements<packs, N>([&](int k, int j) { sums[2] += v[k][j]; });
-        if constexpr (fused != Fused::none) {
-            float rest[1] = {sums[2]};
-            if (centred) block_sum<threads>(rest, scratch);
-            sums[2] = 0;
-            for_elements<packs, N>([&](int k, int j) { v[k][j] -= rest[0] * scale; });
-            differentiate_row<T, fused>(p, pipe, weight, rstd, v, g);
+        float rest = 0;
+        if constexpr (centred && kExactMean<T>) {
+            float lost[1] = {0};
+            for_elements<packs, N>([&](int k, int j) { lost[0] += v[k][j]; });
+            block_sum(lost, scratch, turn);
+            rest = lost[0] * scale;
         }
-        for_elements<packs, N>([&](int k, int j) {
-            const float weighted = g[k][j] * weight[k][j];
-            sums[0] += weighted;
-            sums[1] += weighted * v[k][j];
-        });
-        block_sum<threads>(sums, scratch);
-        const float rest = sums[2] * scale, shift = centred ? sums[0] * scale : 0.f;
-        const float slope = (sums[1] - rest * sums[0]) * rstd * scale;
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
+        if constexpr (fused != Fused::none) differentiate_row<fused>(p, pipe, weight, v, g);
         if (p.round_first) {
             for_elements<packs, N>(
                 [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
         } else {
             for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
         }
-        for_elements<packs, N>([&](int k, int j) {
-            if constexpr (centred) dbias[k][j] += g[k][j];
-            g[k][j] = (g[k][j] * weight[k][j] - shift - v[k][j] * slope) * rstd;
-        });
+        float sums[2] = {0, 0};  // of g and g v, with the weight
+#pragma unroll
+        for (int k = 0; k < packs; ++k) {
+            float w[N];
+            weight.get(k, w);
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if constexpr (centred) dbias[k][j] += g[k][j];
+                g[k][j] *= w[j];
+                if constexpr (centred) sums[0] += g[k][j];
+                sums[1] += g[k][j] * v[k][j];
+            }
+        }
+        block_sum(sums, scratch, turn);
+        const float shift = sums[0] * scale * rstd, slope = sums[1] * scale * rstd;
+        for_elements<packs, N>(
+            [&](int k, int j) { g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j], rstd, -shift)); });
         if (io.dx == nullptr) continue;
         T* to = io.dx + row * io.dx_rows;
         const int64_t total = row * io.total_rows;
@@ -209,8 +218,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_backward_kernel<T, centred, fused, Shape>;
-                const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type();
-                const size_t shared = RowPipe<T, Shape>::bytes(piped ? 3 : 2);
+                const auto bytes = [&](int streams) {
+                    return RowPipe<T, Shape>::bytes(streams, int{present(weight)});
+                };
+                const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type() &&
+                                   bytes(3) <= launch.shared_limit();
+                const size_t shared = bytes(piped ? 3 : 2);
                 const int64_t grid =
                     std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
                                       ceil_div<int64_t>(in.rows, Shape::rows));

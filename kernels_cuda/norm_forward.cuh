@@ -49,7 +49,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
-                const size_t shared = RowPipe<T, Shape>::bytes(io.piped ? 2 : 1);
+                const int parameters = int{present(weight)} + int{present(bias)};
+                size_t shared = RowPipe<T, Shape>::bytes(io.piped ? 2 : 1, parameters);
+                if (shared > launch.shared_limit()) {
+                    io.piped = false;
+                    shared = RowPipe<T, Shape>::bytes(1, parameters);
+                }
                 const int64_t grid =
                     std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
                                       ceil_div<int64_t>(in.rows, Shape::rows));

@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kPlainThreads)
     norm_forward_plain(PlainRows x, PlainRows residual, Untyped total, T* y, acc_t<T>* means,
                        acc_t<T>* rstds, NormParams<acc_t<T>> p) {
     using A = acc_t<T>;
-    __shared__ A scratch[2 * kPlainThreads / 32];
+    __shared__ BlockScratch<kPlainThreads, 2, A> scratch;
+    int turn = 0;
     const A n = static_cast<A>(p.columns);
     for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const int64_t start = x.index(row), other = residual.index(row), out = row * p.columns;
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kPlainThreads)
             const A v = value(i);
             sums[0] += centred ? v : v * v;
         });
-        block_sum<kPlainThreads>(sums, scratch);
+        block_sum(sums, scratch, turn);
         A square = sums[0] / n, mean = 0, rest = 0;
         if constexpr (centred) {
             mean = sums[0] / n;
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kPlainThreads)
                 moments[0] += v;
                 moments[1] += v * v;
             });
-            block_sum<kPlainThreads>(moments, scratch);
+            block_sum(moments, scratch, turn);
             rest = moments[0] / n;
             square = moments[1] / n - rest * rest;
         }
@@ -112,7 +113,8 @@ __global__ void __launch_bounds__(kPlainThreads)
     norm_backward_plain(PlainGradient<T, centred> io, PlainRows grad_total, PlainRows dx,
                         NormParams<acc_t<T>> p) {
     using A = acc_t<T>;
-    __shared__ A scratch[2 * kPlainThreads / 32];
+    __shared__ BlockScratch<kPlainThreads, 2, A> scratch;
+    int turn = 0;
     const A n = static_cast<A>(p.columns);
     for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const auto weighted = [&](int64_t i, A normal) {
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kPlainThreads)
             sums[0] += g;
             sums[1] += g * v;
         });
-        block_sum<kPlainThreads>(sums, scratch);
+        block_sum(sums, scratch, turn);
         const A shift = centred ? sums[0] / n : A(0), slope = sums[1] / n, rstd = io.rstds[row];
         const int64_t start = dx.index(row), other = grad_total.index(row);
         for_columns(p.columns, [&](int64_t i) {

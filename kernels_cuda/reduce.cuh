@@ -12,15 +12,23 @@ __device__ inline A warp_sum(A v) {
     return v;
 }
 
-// Every thread gets the sums of all `threads` threads (a multiple of 32); `scratch` holds N values
-// a warp and may be used again right away.
-template <int threads, int N, class A>
-__device__ inline void block_sum(A (&v)[N], A* scratch) {
+// Where warps leave their sums for a block. Calls take turns with two places, so that one barrier a
+// call is enough: who writes a place again has passed the barrier behind which it was read.
+template <int threads, int most, class A>
+struct BlockScratch {
+    A places[2][most * threads / 32];
+};
+
+// Every thread gets the sums of all `threads` threads, a multiple of 32.
+template <int threads, int most, int N, class A>
+__device__ inline void block_sum(A (&v)[N], BlockScratch<threads, most, A>& place, int& turn) {
+    static_assert(N <= most);
     constexpr int warps = threads / 32;
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = warp_sum(v[i]);
     if constexpr (warps > 1) {
-        __syncthreads();
+        A* scratch = place.places[turn];
+        turn ^= 1;
         if (threadIdx.x % 32 == 0) {
 #pragma unroll
             for (int i = 0; i < N; ++i) scratch[threadIdx.x / 32 * N + i] = v[i];

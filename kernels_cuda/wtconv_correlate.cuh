@@ -196,7 +196,8 @@ template <class A>
 __global__ void __launch_bounds__(128)
     wtconv_gradients_kernel(const A* partial, int64_t blocks, int64_t channels, int filters,
                             int taps, int bands, bool base, WtParameters p, WtGradients g) {
-    __shared__ A scratch[4];
+    __shared__ BlockScratch<128, 1, A> scratch;
+    int turn = 0;
     const int64_t channel = blockIdx.x;
     const int filter = blockIdx.y;
     if (filter == 0 && !base) return;
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(128)
             if (g.base_bias) store_one(g.base_bias, channel, sum * scale);
         }
     }
-    block_sum<128>(slope, scratch);
+    block_sum(slope, scratch, turn);
     if (threadIdx.x == 0 && dscale) store_one(dscale, index, slope[0]);
 }
 
