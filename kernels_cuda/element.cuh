@@ -58,6 +58,23 @@ struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
     __device__ const T& operator[](int i) const { return values[i]; }
 };
 
+// A pack as accumulators. A bf16 is the upper half of a float: in pairs that is one instruction
+// each.
+template <class T, int N>
+__device__ inline void accumulators(const Pack<T, N>& pack, float (&values)[N]) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16> && N % 2 == 0) {
+        const auto* words = reinterpret_cast<const unsigned*>(pack.values);
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            values[j] = __uint_as_float(words[j / 2] << 16);
+            values[j + 1] = __uint_as_float(words[j / 2] & 0xffff0000u);
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < N; ++j) values[j] = to_acc(pack[j]);
+    }
+}
+
 // Accumulators as a pack: two 16-bit elements take one instruction.
 template <class T, int N>
 __device__ inline Pack<T, N> pack_of(const float (&values)[N]) {
@@ -135,9 +152,8 @@ template <int N>
 __device__ inline void load_pack(const Untyped& t, int64_t i, float (&values)[N]) {
     with_element<false>(t.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const auto pack = *reinterpret_cast<const Pack<T, N>*>(static_cast<const T*>(t.data) + i);
-#pragma unroll
-        for (int j = 0; j < N; ++j) values[j] = to_acc(pack[j]);
+        accumulators(*reinterpret_cast<const Pack<T, N>*>(static_cast<const T*>(t.data) + i),
+                     values);
     });
 }
 

@@ -116,15 +116,16 @@ struct RowPipe {
     __device__ Packed& slot(int stage, int stream, int k) const {
         return slots[((stage * streams + stream) * Shape::packs + k) * Shape::block + threadIdx.x];
     }
-    // Starts a row; `done` closes what belongs together.
-    __device__ void fetch(int stage, int stream, const T* row) const {
+    // Starts a row whose first element for this thread is at `from`; `done` closes what belongs
+    // together.
+    __device__ void fetch(int stage, int stream, const T* from) const {
+        const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&slot(stage, stream, 0)));
 #pragma unroll
         for (int k = 0; k < Shape::packs; ++k) {
             if (column(k) < columns) {
-                const auto to =
-                    static_cast<unsigned>(__cvta_generic_to_shared(&slot(stage, stream, k)));
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to),
-                             "l"(row + column(k)));
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                                 to + k * Shape::block * static_cast<unsigned>(sizeof(Packed))),
+                             "l"(from + k * Shape::threads * kPack<T>));
             }
         }
     }
@@ -143,41 +144,73 @@ struct RowPipe {
     }
 };
 
-// A parameter's elements for this thread's columns, as floats in shared memory: registers are for
-// what changes from row to row.
-template <class T, class Shape>
+// Where a tensor's next row is fetched from.
+template <class T>
+struct RowCursor {
+    const T* at;
+    int64_t step;
+
+    __device__ RowCursor(const T* base, int64_t stride, int64_t row, int64_t rows, int column)
+        : at(base + row * stride + column), step(rows * stride) {}
+    __device__ const T* next() {
+        const T* now = at;
+        at += step;
+        return now;
+    }
+};
+
+// A parameter's elements for this thread's columns, as floats: in registers, or, where these don't
+// suffice, in shared memory behind the rows. `absent` stands for one that is not there.
+template <class T, class Shape, bool in_registers>
 struct RowParameter {
     static constexpr int N = kPack<T>, fours = N / 4;
-    float4* slots;
+    float kept[in_registers ? Shape::packs : 1][N];
+    float4* slots = nullptr;
     float absent;
 
-    // The `place`-th parameter; `absent` stands for one that is not there.
     __device__ RowParameter(const RowPipe<T, Shape>& pipe, int place, const Untyped& t,
                             float offset, float absent)
-        : slots(t ? reinterpret_cast<float4*>(pipe.slots + Shape::stages * pipe.streams *
-                                                               Shape::packs * Shape::block) +
-                        place * Shape::packs * fours * Shape::block + threadIdx.x
-                  : nullptr),
-          absent(absent) {
-        if (!t) return;
-        pipe.each([&](int k, int i) {
+        : absent(absent) {
+        if (!in_registers && t) {
+            auto* behind = pipe.slots + Shape::stages * pipe.streams * Shape::packs * Shape::block;
+            slots = reinterpret_cast<float4*>(behind) +
+                    place * Shape::packs * fours * Shape::block + threadIdx.x;
+        }
+#pragma unroll
+        for (int k = 0; k < Shape::packs; ++k) {
             float values[N];
-            load_pack(t, i, values);
+            const int i = pipe.column(k);
+            const bool there = t && i < pipe.columns;
+            if (there) load_pack(t, i, values);
+#pragma unroll
+            for (int j = 0; j < N; ++j) values[j] = there ? values[j] + offset : absent;
+            put(k, values);
+        }
+    }
+    __device__ void put(int k, const float (&values)[N]) {
+        if constexpr (in_registers) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) kept[k][j] = values[j];
+        } else if (slots != nullptr) {
 #pragma unroll
             for (int f = 0; f < fours; ++f) {
-                slots[(k * fours + f) * Shape::block] = {
-                    values[4 * f] + offset, values[4 * f + 1] + offset, values[4 * f + 2] + offset,
-                    values[4 * f + 3] + offset};
+                slots[(k * fours + f) * Shape::block] = {values[4 * f], values[4 * f + 1],
+                                                         values[4 * f + 2], values[4 * f + 3]};
             }
-        });
+        }
     }
     __device__ void get(int k, float (&values)[N]) const {
+        if constexpr (in_registers) {
 #pragma unroll
-        for (int f = 0; f < fours; ++f) {
-            const float4 v = slots != nullptr ? slots[(k * fours + f) * Shape::block]
-                                              : make_float4(absent, absent, absent, absent);
-            values[4 * f] = v.x, values[4 * f + 1] = v.y;
-            values[4 * f + 2] = v.z, values[4 * f + 3] = v.w;
+            for (int j = 0; j < N; ++j) values[j] = kept[k][j];
+        } else {
+#pragma unroll
+            for (int f = 0; f < fours; ++f) {
+                const float4 v = slots != nullptr ? slots[(k * fours + f) * Shape::block]
+                                                  : make_float4(absent, absent, absent, absent);
+                values[4 * f] = v.x, values[4 * f + 1] = v.y;
+                values[4 * f + 2] = v.z, values[4 * f + 3] = v.w;
+            }
         }
     }
 };
@@ -223,13 +256,18 @@ __device__ inline void add_residual(const NormForward<T>& io, int64_t columns, i
     });
 }
 
-// Kernels are compiled for no activation, for relu, and for any, which costs registers.
+// Kernels are compiled for no activation, for relu, and for any, with Llama's rounding, which costs
+// registers.
 enum class Fused { none, relu, any };
 
 template <class F>
-bool with_fused(Activation activation, F&& f) {
-    if (activation == Activation::none) return f(std::integral_constant<Fused, Fused::none>{});
-    if (activation == Activation::relu) return f(std::integral_constant<Fused, Fused::relu>{});
+bool with_fused(const NormOptions& o, F&& f) {
+    if (!o.round_first && o.activation == Activation::none) {
+        return f(std::integral_constant<Fused, Fused::none>{});
+    }
+    if (!o.round_first && o.activation == Activation::relu) {
+        return f(std::integral_constant<Fused, Fused::relu>{});
+    }
     return f(std::integral_constant<Fused, Fused::any>{});
 }
 
@@ -242,7 +280,8 @@ __device__ inline void dispatch_fused(Activation activation, F&& f) {
 
 template <class T, bool centred, Fused fused, class Shape>
 __global__ void __launch_bounds__(Shape::block,
-                                  resident_blocks<Shape>(fused == Fused::any ? 512 : 1024))
+                                  resident_blocks<Shape>(centred&& fused != Fused::any ? 1024
+                                                                                       : 512))
     norm_forward_kernel(const __grid_constant__ NormForward<T> io,
                         const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
@@ -252,31 +291,29 @@ __global__ void __launch_bounds__(Shape::block,
     using Pipe = RowPipe<T, Shape>;
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
                     io.piped ? 2 : 1};
-    const T* residual = static_cast<const T*>(io.residual.data);
     const int64_t step = int64_t{gridDim.x} * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
+    RowCursor<T> x(io.x, io.x_rows, row, step, pipe.column(0));
+    RowCursor<T> residual(static_cast<const T*>(io.residual.data), io.residual_rows, row, step,
+                          pipe.column(0));
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
-            pipe.fetch(stage, 0, io.x + ahead * io.x_rows);
-            if (io.piped) pipe.fetch(stage, 1, residual + ahead * io.residual_rows);
+            pipe.fetch(stage, 0, x.next());
+            if (io.piped) pipe.fetch(stage, 1, residual.next());
         }
         Pipe::done();
         ahead += step;
     };
 #pragma unroll
     for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    const RowParameter<T, Shape> weight(pipe, 0, p.weight, p.offset, 1.f);
-    const RowParameter<T, Shape> bias(pipe, p.weight ? 1 : 0, p.bias, 0.f, 0.f);
+    const RowParameter<T, Shape, !centred> weight(pipe, 0, p.weight, p.offset, 1.f);
+    const RowParameter<T, Shape, !centred> bias(pipe, p.weight ? 1 : 0, p.bias, 0.f, 0.f);
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
         fetch((stage + Pipe::kStages - 1) % Pipe::kStages);
         Pipe::wait();
         float v[packs][N] = {};
-        pipe.each([&](int k, int) {
-            const auto pack = pipe.slot(stage, 0, k);
-#pragma unroll
-            for (int j = 0; j < N; ++j) v[k][j] = to_acc(pack[j]);
-        });
+        pipe.each([&](int k, int) { accumulators(pipe.slot(stage, 0, k), v[k]); });
         if (io.piped) {
             add_residual<T>(
                 io, p.columns, row, pipe, [&](int k, int) { return pipe.slot(stage, 1, k); }, v);
@@ -314,15 +351,16 @@ __global__ void __launch_bounds__(Shape::block,
         const float rstd = rsqrtf(square + p.eps);
         if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
-        if (p.round_first) {
+        if (fused == Fused::any && p.round_first) {
             for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
         }
 #pragma unroll
         for (int k = 0; k < packs; ++k) {
-            float w[N], b[N];
-            weight.get(k, w), bias.get(k, b);
+            float w[N], b[N] = {};
+            weight.get(k, w);
+            if constexpr (centred) bias.get(k, b);
 #pragma unroll
-            for (int j = 0; j < N; ++j) v[k][j] = fmaf(v[k][j], w[j], b[j]);
+            for (int j = 0; j < N; ++j) v[k][j] = fmaf(v[k][j], w[j], centred ? b[j] : 0.f);
         }
         dispatch_fused<fused>(p.activation, [&](auto act) {
             for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });

@@ -74,21 +74,24 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
     using Pipe = RowPipe<T, Shape>;
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
                     io.piped ? 3 : 2};
-    const T* grad_total = static_cast<const T*>(io.grad_total.data);
     const int64_t step = int64_t{gridDim.x} * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
+    RowCursor<T> x(io.x, io.x_rows, row, step, pipe.column(0));
+    RowCursor<T> grad_y(io.grad_y, io.grad_rows, row, step, pipe.column(0));
+    RowCursor<T> grad_total(static_cast<const T*>(io.grad_total.data), io.total_rows, row, step,
+                            pipe.column(0));
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
-            pipe.fetch(stage, 0, io.x + ahead * io.x_rows);
-            pipe.fetch(stage, 1, io.grad_y + ahead * io.grad_rows);
-            if (io.piped) pipe.fetch(stage, 2, grad_total + ahead * io.total_rows);
+            pipe.fetch(stage, 0, x.next());
+            pipe.fetch(stage, 1, grad_y.next());
+            if (io.piped) pipe.fetch(stage, 2, grad_total.next());
         }
         Pipe::done();
         ahead += step;
     };
 #pragma unroll
     for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    const RowParameter<T, Shape> weight(pipe, 0, p.weight, p.offset, 1.f);
+    const RowParameter<T, Shape, true> weight(pipe, 0, p.weight, p.offset, 1.f);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
@@ -97,11 +100,11 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
         Pipe::wait();
         float v[packs][N] = {}, g[packs][N] = {};
         pipe.each([&](int k, int) {
-            const auto x = pipe.slot(stage, 0, k), dy = pipe.slot(stage, 1, k);
+            accumulators(pipe.slot(stage, 0, k), v[k]);
+            accumulators(pipe.slot(stage, 1, k), g[k]);
+            if constexpr (centred) {
 #pragma unroll
-            for (int j = 0; j < N; ++j) {
-                v[k][j] = to_acc(x[j]) - mean;
-                g[k][j] = to_acc(dy[j]);
+                for (int j = 0; j < N; ++j) v[k][j] -= mean;
             }
         });
         float rest = 0;
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
         }
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
         if constexpr (fused != Fused::none) differentiate_row<fused>(p, pipe, weight, v, g);
-        if (p.round_first) {
+        if (fused == Fused::any && p.round_first) {
             for_elements<packs, N>(
                 [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
         } else {
@@ -140,16 +143,16 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
         T* to = io.dx + row * io.dx_rows;
         const int64_t total = row * io.total_rows;
         pipe.each([&](int k, int i) {
-            float other[N] = {};
-            if (io.piped) {
-                const auto pack = pipe.slot(stage, 2, k);
+            if (io.grad_total) {
+                float other[N];
+                if (io.piped) {
+                    accumulators(pipe.slot(stage, 2, k), other);
+                } else {
+                    load_pack(io.grad_total, total + i, other);
+                }
 #pragma unroll
-                for (int j = 0; j < N; ++j) other[j] = to_acc(pack[j]);
-            } else if (io.grad_total) {
-                load_pack(io.grad_total, total + i, other);
+                for (int j = 0; j < N; ++j) g[k][j] += other[j];
             }
-#pragma unroll
-            for (int j = 0; j < N; ++j) g[k][j] += other[j];
             *reinterpret_cast<Pack<T, N>*>(to + i) = pack_of<T>(g[k]);
         });
     }
@@ -219,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 using Shape = decltype(shape);
                 const auto kernel = norm_backward_kernel<T, centred, fused, Shape>;
                 const auto bytes = [&](int streams) {
-                    return RowPipe<T, Shape>::bytes(streams, int{present(weight)});
+                    return RowPipe<T, Shape>::bytes(streams, 0);
                 };
                 const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type() &&
                                    bytes(3) <= launch.shared_limit();
@@ -251,7 +254,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             const auto with_shape = [&](auto fused) {
                 return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
-            if (packs && with_fused(o.activation, with_shape)) return;
+            if (packs && with_fused(o, with_shape)) return;
         }
         const PlainGradient<T, centred> io{PlainRows(in), PlainRows(dy),
                                            centred ? data<const A>(mean) : nullptr,

@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
-                const int parameters = int{present(weight)} + int{present(bias)};
+                const int parameters = centred ? int{present(weight)} + int{present(bias)} : 0;
                 size_t shared = RowPipe<T, Shape>::bytes(io.piped ? 2 : 1, parameters);
                 if (shared > launch.shared_limit()) {
                     io.piped = false;
@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
             const auto with_shape = [&](auto fused) {
                 return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
-            if (packs && with_fused(o.activation, with_shape)) return;
+            if (packs && with_fused(o, with_shape)) return;
         }
         const int64_t grid = std::min<int64_t>(in.rows, launch.processors() * 8);
         launch(norm_forward_plain<T, centred>, dim3(static_cast<unsigned>(grid)),
