@@ -49,7 +49,7 @@ void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage
         if constexpr (kernel > 0) run = wtconv_correlate_kernel<A, kernel, dims>;
         const size_t shared = plan.elements * sizeof(A);
         WtCorrelate<A> p{x, grad, nullptr, 1};
-        p.chunks = wt_chunks(plan, launch.resident(run, kWtThreads, shared) / 2);
+        p.chunks = wt_chunks(plan, launch.resident(run, kWtThreads, shared));
         const int64_t blocks = p.chunks * plan.tiles();
         const int taps = plan.taps(), filters = plan.filters();
         const ScalarType dtype = sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float;

@@ -24,11 +24,18 @@ inline dim3 wt_grid(const WtPlan& plan, int64_t chunks) {
     return dim3(static_cast<unsigned>(blocks));
 }
 
-// Blocks that a channel's groups of images are spread over: two waves of all, since a block pays
-// for its tables and filters once.
+// Blocks that a channel's groups of images are spread over: as many as end soonest, where waves of
+// `resident` blocks follow each other and a block's tables cost about as much as a group.
 inline int wt_chunks(const WtPlan& plan, int64_t resident) {
-    const int64_t others = plan.channels * plan.tiles();
-    return static_cast<int>(std::clamp<int64_t>(2 * resident / others, 1, plan.groups()));
+    const int64_t others = plan.channels * plan.tiles(),
+                  most = std::min<int64_t>(plan.groups(), 64);
+    int64_t best = 1, least = INT64_MAX;
+    for (int64_t chunks = 1; chunks <= most; ++chunks) {
+        const int64_t waves = ceil_div(others * chunks, resident);
+        const int64_t time = waves * (ceil_div(plan.groups(), chunks) + 1);
+        if (time < least) best = chunks, least = time;
+    }
+    return static_cast<int>(best);
 }
 
 template <class F>
