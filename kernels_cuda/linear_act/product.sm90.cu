@@ -55,9 +55,17 @@ struct Kernel {
 
 }  // namespace
 
+// Rows that overlap are beyond TMA.
 bool product_sm90_serves(const Launch& launch, const Product& p) {
     return launch.attribute(cudaDevAttrComputeCapabilityMajor) == 9 && packs(p) &&
            p.x_stride >= p.inner && p.weight_stride >= p.inner;
+}
+
+// Tiles for all multiprocessors, or so short a sum that another launch would cost more. Otherwise
+// cuBLAS splits the sum among several.
+bool product_sm90_pays(const Launch& launch, const Product& p) {
+    const int64_t tiles = ceil_div<int64_t>(p.rows, 128) * ceil_div<int64_t>(p.columns, 128);
+    return tiles >= launch.processors() || p.inner <= 1024;
 }
 
 void product_sm90(const Launch& launch, const Product& p) {
