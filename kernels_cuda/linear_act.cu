@@ -78,8 +78,9 @@ void multiply(const Launch& launch, const Product& whole) {
 
 // Whether one kernel of ours is the fastest.
 bool fuses(const Launch& launch, const Product& p) {
-    return product_few_rows_serves(p) || !product_sm90_serves(launch, p) ||
-           product_sm90_pays(launch, p);
+    if (!product_sm90_serves(launch, p)) return true;
+    return product_few_rows_serves(p) ? product_few_rows_pays(launch, p)
+                                      : product_sm90_pays(launch, p);
 }
 
 struct Shape {

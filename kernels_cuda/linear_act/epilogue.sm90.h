@@ -94,20 +94,26 @@ struct RowEpilogue {
             const int row = first_row + 4 * kRows * m, rows = inside ? get<0>(shape) - row : 0;
 #pragma unroll 1
             for (int r = lane / kLanes; r < kRows; r += kAtOnce * kStep) {
-                finish(&staged[r][at], bias, int64_t{row + r} * get<1>(shape) + column,
-                       int64_t{kStep} * get<1>(shape), rows - r);
+                finish(&staged[r][at], flipped(lane % kLanes), bias,
+                       int64_t{row + r} * get<1>(shape) + column, int64_t{kStep} * get<1>(shape),
+                       rows - r);
             }
         }
     }
 
   private:
+    // Of every second four packs the halves are swapped, so that eight threads that read the same
+    // half of theirs meet all banks.
+    CUTLASS_HOST_DEVICE static constexpr int flipped(int pack) { return pack / 4 % 2; }
+
     template <class Sums>
     CUTLASS_DEVICE static void stage(float (&staged)[kRows][kPitch], const Sums& sums, int lane) {
         CUTLASS_PRAGMA_UNROLL
         for (int i = 0; i < columns / 8; ++i) {
             CUTLASS_PRAGMA_UNROLL
             for (int half = 0; half < 2; ++half) {
-                float* to = &staged[lane / 4 + 8 * half][8 * i + 2 * (lane % 4)];
+                float* to = &staged[lane / 4 + 8 * half]
+                                   [8 * i + 4 * (lane / 2 % 2 ^ flipped(i)) + 2 * (lane % 2)];
                 *reinterpret_cast<float2*>(to) =
                     make_float2(sums(cute::make_coord(cute::make_coord(0, half, i))),
                                 sums(cute::make_coord(cute::make_coord(1, half, i))));
@@ -116,14 +122,14 @@ struct RowEpilogue {
     }
 
     // kAtOnce packs, kStep rows apart, of which those in the first `rows` rows exist.
-    CUTLASS_DEVICE void finish(const float* sums, const Pack<T, kPack>& bias, int64_t at,
+    CUTLASS_DEVICE void finish(const float* sums, int flip, const Pack<T, kPack>& bias, int64_t at,
                                int64_t step, int rows) const {
         float values[kAtOnce][kPack];
         CUTLASS_PRAGMA_UNROLL
         for (int i = 0; i < kAtOnce; ++i) {
             const auto* from = reinterpret_cast<const float4*>(sums + i * kStep * kPitch);
-            *reinterpret_cast<float4*>(values[i]) = from[0];
-            *reinterpret_cast<float4*>(values[i] + 4) = from[1];
+            *reinterpret_cast<float4*>(values[i]) = from[flip];
+            *reinterpret_cast<float4*>(values[i] + 4) = from[1 - flip];
             CUTLASS_PRAGMA_UNROLL
             for (int j = 0; j < kPack; ++j) values[i][j] += to_acc(bias[j]);
         }

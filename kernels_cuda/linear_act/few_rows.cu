@@ -19,7 +19,6 @@ namespace {
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kTiles = 2, kColumns = 16 * kTiles;  // of y, in a block
 constexpr int kChunk = 64;                         // of the inner dimension, for a warp in turn
-constexpr int kStages = 4;                         // of half a chunk, under way
 
 template <class T>
 struct Work {
@@ -65,18 +64,20 @@ __device__ inline void copy_async(uint4* to, const void* from, bool inside) {
                  : "memory");
 }
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int others>
 __device__ inline void await_stage() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(others) : "memory");
 }
 
-template <int row_tiles>
-constexpr size_t kRing = size_t{kStages} * (2 * kTiles + row_tiles) * kThreads * sizeof(uint4);
+// A stage is half a chunk.
+template <int row_tiles, int stages>
+constexpr size_t kRing = size_t{stages} * (2 * kTiles + row_tiles) * kThreads * sizeof(uint4);
 
 // `row_tiles` times 8 rows of x.
-template <class T, int row_tiles>
+template <class T, int row_tiles, int stages>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
     constexpr int kRows = 8 * row_tiles, kSums = kRows * kColumns, kLoads = 2 * kTiles + row_tiles;
-    static_assert(kWarps * kSums * sizeof(float) <= kRing<row_tiles>);
+    static_assert(kWarps * kSums * sizeof(float) <= (kRing<row_tiles, stages>));
     extern __shared__ uint4 ring[];                // stages × loads × threads
     float* sums = reinterpret_cast<float*>(ring);  // then: warps × rows × columns
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
     }
     const auto start = [&](int step) {
         const int at = kChunk * (warp + kWarps * (part + parts * (step / 2))) + 32 * (step % 2);
-        uint4* to = ring + (step % kStages) * kLoads * kThreads + threadIdx.x;
+        uint4* to = ring + (step % stages) * kLoads * kThreads + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
             const bool inside = at + 8 * t < w.inner;
@@ -109,11 +110,11 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
     const int turn = kChunk * kWarps * parts, offset = kChunk * (warp + kWarps * part);
     const int steps = 2 * max(0, (w.inner - offset + turn - 1) / turn);
 #pragma unroll
-    for (int step = 0; step < kStages - 1; ++step) start(step);
+    for (int step = 0; step < stages - 1; ++step) start(step);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-        await_stage();
-        const uint4* v = ring + (step % kStages) * kLoads * kThreads + threadIdx.x;
+        await_stage<stages - 2>();
+        const uint4* v = ring + (step % stages) * kLoads * kThreads + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
             const uint4 a0 = v[2 * i * kThreads], a1 = v[(2 * i + 1) * kThreads];
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
                 multiply_add<T>(acc[i][j], a0.z, a1.z, a0.w, a1.w, b.z, b.w);
             }
         }
-        start(step + kStages - 1);
+        start(step + stages - 1);
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();  // the ring becomes room for the sums
@@ -185,7 +186,7 @@ int parts_of(const Launch& launch, const Product& p, int64_t groups) {
     return parts;
 }
 
-template <class T, int row_tiles>
+template <class T, int row_tiles, int stages>
 void run(const Launch& launch, const Product& p) {
     const Work<T> work{static_cast<const T*>(p.x),
                        static_cast<const T*>(p.weight),
@@ -200,18 +201,27 @@ void run(const Launch& launch, const Product& p) {
                        p.activation};
     const int64_t groups = ceil_div<int64_t>(p.columns, kColumns);
     const int parts = parts_of(launch, p, groups);
-    launch.clusters(few_rows_kernel<T, row_tiles>,
+    launch.clusters(few_rows_kernel<T, row_tiles, stages>,
                     dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)),
-                    dim3(1, static_cast<unsigned>(parts)), dim3(kThreads), kRing<row_tiles>, work);
+                    dim3(1, static_cast<unsigned>(parts)), dim3(kThreads), kRing<row_tiles, stages>,
+                    work);
 }
 
 }  // namespace
+
+// Every round of blocks takes as long as the first, also a last one that few of them are left for.
+bool product_few_rows_pays(const Launch& launch, const Product& p) {
+    const int64_t blocks = ceil_div<int64_t>(p.columns, kColumns), room = launch.processors();
+    return blocks <= room || 10 * blocks >= 9 * room * ceil_div(blocks, room);
+}
 
 void product_few_rows(const Launch& launch, const Product& p) {
     with_native(p.dtype, "linear_act", [&](auto type) {
         using T = typename decltype(type)::type;
         if constexpr (sizeof(T) == 2) {
-            p.rows <= 8 ? run<T, 1>(launch, p) : run<T, 2>(launch, p);
+            const bool roomy = launch.shared_limit() >= kRing<2, 8>;
+            if (p.rows <= 8) return roomy ? run<T, 1, 8>(launch, p) : run<T, 1, 4>(launch, p);
+            return roomy ? run<T, 2, 8>(launch, p) : run<T, 2, 4>(launch, p);
         }
     });
 }

@@ -9,6 +9,18 @@ namespace fusewright::cuda {
 
 constexpr int kPointwiseThreads = 256;
 
+// One access also where the compiler has the elements in many registers and would make one of each.
+template <class P>
+__device__ __forceinline__ void store_whole(void* to, const P& values) {
+    if constexpr (sizeof(P) == 16) {
+        uint4 bits;
+        memcpy(&bits, &values, 16);
+        __stcg(static_cast<uint4*>(to), bits);
+    } else {
+        *static_cast<P*>(to) = values;
+    }
+}
+
 // y = act(pre), elements of dense tensors, which may be the same.
 template <class T, int pack>
 __global__ void __launch_bounds__(kPointwiseThreads)
@@ -23,7 +35,7 @@ __global__ void __launch_bounds__(kPointwiseThreads)
                 values[j] = from_acc<T>(activate_for<T, act.value>(to_acc(values[j])));
             }
         });
-        reinterpret_cast<Pack<T, pack>*>(y)[i] = values;
+        store_whole(y + i * pack, values);
     }
 }
 
@@ -61,7 +73,7 @@ constexpr int kBatch = 2;               // rows of a thread under way
 // one block has them all, into `dbias`. dpre may be dy or pre; without an activation neither pre
 // nor dpre is touched, without a place for sums none are kept.
 template <class T, int pack>
-__global__ void __launch_bounds__(kLanes* kLines, sizeof(acc_t<T>) == 4 ? 4 : 2)
+__global__ void __launch_bounds__(kLanes* kLines, sizeof(acc_t<T>) == 4 ? 3 : 2)
     derivative_kernel(const T* dy, const T* pre, T* dpre, acc_t<T>* partial, Untyped dbias,
                       int64_t rows, int64_t columns, Activation activation) {
     using A = acc_t<T>;
@@ -77,9 +89,12 @@ __global__ void __launch_bounds__(kLanes* kLines, sizeof(acc_t<T>) == 4 ? 4 : 2)
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             const int64_t at = (row + i * kLines) * columns + column;
-            if (row + i * kLines >= last) break;
-            grad[i] = *reinterpret_cast<const P*>(dy + at);
-            if (activation != Activation::none) input[i] = *reinterpret_cast<const P*>(pre + at);
+            if (row + i * kLines < last) {
+                grad[i] = *reinterpret_cast<const P*>(dy + at);
+                if (activation != Activation::none) {
+                    input[i] = *reinterpret_cast<const P*>(pre + at);
+                }
+            }
         }
         A values[kBatch][pack];
 #pragma unroll
@@ -98,14 +113,16 @@ __global__ void __launch_bounds__(kLanes* kLines, sizeof(acc_t<T>) == 4 ? 4 : 2)
         });
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-            if (row + i * kLines >= last) break;
+            if (row + i * kLines < last) {
+                P rounded;
 #pragma unroll
-            for (int j = 0; j < pack; ++j) {
-                grad[i][j] = from_acc<T>(values[i][j]);
-                sum[j] += values[i][j];
-            }
-            if (activation != Activation::none) {
-                *reinterpret_cast<P*>(dpre + (row + i * kLines) * columns + column) = grad[i];
+                for (int j = 0; j < pack; ++j) {
+                    rounded[j] = from_acc<T>(values[i][j]);
+                    sum[j] += values[i][j];
+                }
+                if (activation != Activation::none) {
+                    store_whole(dpre + (row + i * kLines) * columns + column, rounded);
+                }
             }
         }
     }
@@ -144,10 +161,10 @@ inline std::optional<Tensor> derivative_of(const Launch& launch, Activation acti
         with_pack<T>(packs, [&](auto pack) {
             const auto kernel = derivative_kernel<T, pack.value>;
             const int64_t strips = ceil_div<int64_t>(columns, kLanes * pack.value);
-            const int64_t fitting =
-                launch.resident(kernel, kLanes * kLines) / std::max<int64_t>(1, strips);
+            const int64_t wanted =
+                ceil_div<int64_t>(int64_t{8} * launch.processors(), std::max<int64_t>(1, strips));
             const int64_t parts =
-                std::max<int64_t>(1, std::min(fitting, ceil_div<int64_t>(rows, kBatch * kLines)));
+                std::max<int64_t>(1, std::min(wanted, ceil_div<int64_t>(rows, kBatch * kLines)));
             std::optional<Tensor> partial;
             Untyped dbias;
             if (present(bias) && parts == 1) {

@@ -45,6 +45,7 @@ void product_sm80(const Launch& launch, const Product& p);
 inline bool product_few_rows_serves(const Product& p) {
     return p.rows <= 16 && p.inner <= int64_t{1} << 30 && packs(p);
 }
+bool product_few_rows_pays(const Launch& launch, const Product& p);
 void product_few_rows(const Launch& launch, const Product& p);
 
 }  // namespace fusewright::cuda

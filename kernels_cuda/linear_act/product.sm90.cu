@@ -61,11 +61,10 @@ bool product_sm90_serves(const Launch& launch, const Product& p) {
            p.x_stride >= p.inner && p.weight_stride >= p.inner;
 }
 
-// Tiles for all multiprocessors, or so short a sum that another launch would cost more. Otherwise
-// cuBLAS splits the sum among several.
+// With fewer tiles than multiprocessors cuBLAS, which splits sums and has smaller tiles, is faster.
 bool product_sm90_pays(const Launch& launch, const Product& p) {
-    const int64_t tiles = ceil_div<int64_t>(p.rows, 128) * ceil_div<int64_t>(p.columns, 128);
-    return tiles >= launch.processors() || p.inner <= 1024;
+    return ceil_div<int64_t>(p.rows, 128) * ceil_div<int64_t>(p.columns, 128) >=
+           launch.processors();
 }
 
 void product_sm90(const Launch& launch, const Product& p) {
