@@ -1,7 +1,7 @@
-// Linear and activation. In 16-bit types one kernel does it all; in fp32 and fp64 the product is
-// torch's own, which alone knows whether tf32 is allowed, and the activation follows. The products
-// of the gradient are torch's as well; what is fused there is the activation's derivative with the
-// bias gradient.
+// Linear and activation. In 16-bit types one kernel does it all, except where cuBLAS's product with
+// an activation behind it is faster; in fp32 and fp64 the product is torch's own, which alone knows
+// whether tf32 is allowed. The products of the gradient are torch's as well; what is fused there is
+// the activation's derivative with the bias gradient.
 
 #include <array>
 
@@ -66,7 +66,7 @@ void multiply(const Launch& launch, const Product& whole) {
         p.x = static_cast<const char*>(whole.x) + 2 * row * whole.x_stride;
         p.y = static_cast<char*>(whole.y) + 2 * row * whole.columns;
         if (p.pre != nullptr) p.pre = static_cast<char*>(whole.pre) + 2 * row * whole.columns;
-        if (p.rows <= kFewRows && packs(p)) {
+        if (product_few_rows_serves(p)) {
             product_few_rows(launch, p);
         } else if (product_sm90_serves(launch, p)) {
             product_sm90(launch, p);
@@ -74,6 +74,13 @@ void multiply(const Launch& launch, const Product& whole) {
             product_sm80(launch, p);
         }
     }
+}
+
+// Whether one kernel of ours is the fastest.
+bool fuses(const Launch& launch, const Product& p) {
+    if (!product_sm90_serves(launch, p)) return true;
+    return product_few_rows_serves(p) ? product_few_rows_pays(launch, p)
+                                      : product_sm90_pays(launch, p);
 }
 
 struct Shape {
@@ -108,22 +115,35 @@ Result forward(const Launch& launch, const Tensor& x, const Tensor& weight,
     const Tensor w = in_dtype(weight, dtype);
     const std::optional<Tensor> b = in_dtype(bias, dtype);
     keep = keep && activation != Activation::none;
-    if (!is_16_bit(dtype) || shape.inner == 0) {
-        const Tensor pre = linear(x, w, b);
-        const Tensor y = keep ? fresh_like(pre) : pre;
-        activation_of(launch, activation, pre, y);
-        return {y, keep ? std::optional(pre) : std::nullopt};
+    if (is_16_bit(dtype) && shape.rows * shape.columns * shape.inner != 0) {
+        const Matrix left(x, shape.rows, shape.inner), right(w, shape.columns, shape.inner);
+        const std::optional<Tensor> dense = as_contiguous(b);
+        Product product{dtype,
+                        shape.rows,
+                        shape.columns,
+                        shape.inner,
+                        left.tensor.data_ptr(),
+                        left.stride,
+                        right.tensor.data_ptr(),
+                        right.stride,
+                        data<char>(dense),
+                        nullptr,
+                        nullptr,
+                        activation};
+        if (fuses(launch, product)) {
+            const Tensor y = fresh(x, shape.y);
+            std::optional<Tensor> pre;
+            if (keep) pre = fresh(x, shape.y);
+            product.y = y.data_ptr();
+            product.pre = data<char>(pre);
+            multiply(launch, product);
+            return {y, pre};
+        }
     }
-    const Tensor y = fresh(x, shape.y);
-    std::optional<Tensor> pre;
-    if (keep) pre = fresh(x, shape.y);
-    if (y.numel() == 0) return {y, pre};
-    const Matrix left(x, shape.rows, shape.inner), right(w, shape.columns, shape.inner);
-    const std::optional<Tensor> dense = as_contiguous(b);
-    multiply(launch, {dtype, shape.rows, shape.columns, shape.inner, left.tensor.data_ptr(),
-                      left.stride, right.tensor.data_ptr(), right.stride, data<char>(dense),
-                      y.data_ptr(), data<char>(pre), activation});
-    return {y, pre};
+    const Tensor pre = linear(x, w, b);
+    const Tensor y = keep ? fresh_like(pre) : pre;
+    activation_of(launch, activation, pre, y);
+    return {y, keep ? std::optional(pre) : std::nullopt};
 }
 
 // `value` with the strides and dtype of `like`, as the gradient of an argument must be.
@@ -160,22 +180,26 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Shape shape(x, weight);
     FW_CHECK(grad_y.numel() == shape.rows * shape.columns, kOp, "grad_y must have the shape of y");
 
-    Tensor dy = in_dtype(grad_y, dtype), saved = dy, dpre = dy;
-    if (act == Activation::none) {
-        dy = dpre = as_contiguous(dy);
-    } else {
-        saved = pre.numel() == dy.numel()
-                    ? as_contiguous(pre)
-                    : forward(launch, x, weight, bias, Activation::none, false).y;
-        dpre = fresh(dy, shape.y);
-        if (!dy.is_contiguous()) {  // its copy becomes the result
-            torch::stable::copy_(dpre, dy);
-            dy = dpre;
+    Tensor dpre = in_dtype(grad_y, dtype);
+    std::optional<Tensor> dbias;
+    {
+        Tensor dy = dpre, saved = dpre;  // gone before the products need room
+        if (act == Activation::none) {
+            dy = dpre = as_contiguous(dy);
+        } else {
+            const bool kept = pre.numel() == dy.numel();
+            saved = kept ? as_contiguous(pre)
+                         : forward(launch, x, weight, bias, Activation::none, false).y;
+            // what is nobody else's becomes the result: a copy of dy, or the product made anew
+            dpre = kept || !dy.is_contiguous() ? fresh(dy, shape.y) : saved;
+            if (!dy.is_contiguous()) {
+                torch::stable::copy_(dpre, dy);
+                dy = dpre;
+            }
         }
+        dbias = derivative_of(launch, act, dy, saved, dpre, shape.rows, shape.columns,
+                              needs & 4 ? bias : std::nullopt);
     }
-    const std::optional<Tensor> dbias = derivative_of(
-        launch, act, dy, saved, dpre, shape.rows, shape.columns, needs & 4 ? bias : std::nullopt);
-
     const Tensor flat = torch::stable::view(dpre, {shape.rows, shape.columns});
     Tensor dx = none_like(x), dweight = none_like(x);
     if (needs & 1) {

@@ -6,38 +6,57 @@
 
 namespace fusewright::cuda {
 
-__device__ __forceinline__ float fast_sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+// 2^x and 1 / x of the hardware, with subnormal numbers as zeros, which spares their handling.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
-// x Φ(x) with logit Φ(x) = x q(x²): a polynomial for q, fitted up to |x| = 5.6.
-__device__ __forceinline__ float gelu_logit(float x) {
+constexpr float kLog2E = 1.44269504f;
+
+// sigmoid(z) from -z log2(e), into which others fold the factor.
+__device__ __forceinline__ float sigmoid_of(float scaled) {
+    return fast_reciprocal(1.f + fast_exp2(scaled));
+}
+__device__ __forceinline__ float fast_sigmoid(float x) { return sigmoid_of(-kLog2E * x); }
+
+// gelu is x Φ(x) with logit Φ(x) = x q(x²): a polynomial for q, fitted up to |x| = 5.6.
+__device__ __forceinline__ float gelu_sigmoid(float x) {
     const float t = fminf(x * x, 31.36f);
-    float q = -1.5550986e-8f;
-    q = fmaf(q, t, 1.1957566e-6f);
-    q = fmaf(q, t, -2.3549534e-5f);
-    q = fmaf(q, t, -6.1189665e-4f);
-    q = fmaf(q, t, 7.4138112e-2f);
-    q = fmaf(q, t, 1.5946374f);
-    return q * x;
+    float q = 2.2435330e-8f;
+    q = fmaf(q, t, -1.7251121e-6f);
+    q = fmaf(q, t, 3.3974796e-5f);
+    q = fmaf(q, t, 8.8278026e-4f);
+    q = fmaf(q, t, -1.0695869e-1f);
+    q = fmaf(q, t, -2.3005755f);
+    return sigmoid_of(q * x);
+}
+__device__ __forceinline__ float gelu_tanh_sigmoid(float x) {
+    return sigmoid_of(x * fmaf(x * x, -0.10294324f, -2.3022082f));
 }
 
 template <Activation act>
 __device__ __forceinline__ float fast_activate(float x) {
     if constexpr (act == Activation::relu) return x < 0.f ? 0.f : x;  // keeps NaN
-    if constexpr (act == Activation::gelu) return __fdividef(x, 1.f + __expf(-gelu_logit(x)));
-    if constexpr (act == Activation::gelu_tanh) {
-        return __fdividef(x, 1.f + __expf(-gelu_tanh_inner(x)));
-    }
-    if constexpr (act == Activation::silu) return __fdividef(x, 1.f + __expf(-x));
+    if constexpr (act == Activation::gelu) return x * gelu_sigmoid(x);
+    if constexpr (act == Activation::gelu_tanh) return x * gelu_tanh_sigmoid(x);
+    if constexpr (act == Activation::silu) return x * fast_sigmoid(x);
     if constexpr (act == Activation::sigmoid) return fast_sigmoid(x);
     if constexpr (act == Activation::tanh) {
         // near 0 the quotient would cancel
         const float s = x * x, near = x - x * s * (0.33333333f - s * (0.13333333f - s * 0.053968f));
-        const float far = 1.f - __fdividef(2.f, 1.f + __expf(2.f * x));
+        const float far = 1.f - 2.f * sigmoid_of(2.f * kLog2E * x);
         return fabsf(x) < 0.25f ? near : far;
     }
     if constexpr (act == Activation::mish) {
-        const float e = __expf(fminf(x, 40.f)), n = e * (e + 2.f);
-        return x < 40.f || x != x ? x * __fdividef(n, n + 2.f) : x;
+        const float e = fast_exp2(kLog2E * fminf(x, 40.f)), n = e * (e + 2.f);
+        return x < 40.f || x != x ? x * n * fast_reciprocal(n + 2.f) : x;
     }
     if constexpr (act == Activation::none) return x;
 }
@@ -45,11 +64,11 @@ __device__ __forceinline__ float fast_activate(float x) {
 template <Activation act>
 __device__ __forceinline__ float fast_activate_grad(float x) {
     if constexpr (act == Activation::gelu) {
-        return fast_sigmoid(gelu_logit(x)) + x * 0.39894228f * __expf(-0.5f * x * x);
+        return gelu_sigmoid(x) + x * 0.39894228f * fast_exp2(-0.5f * kLog2E * x * x);
     }
     if constexpr (act == Activation::gelu_tanh) {
         const float c = fminf(fmaxf(x, -20.f), 20.f);
-        const float s = fast_sigmoid(gelu_tanh_inner(c));
+        const float s = gelu_tanh_sigmoid(c);
         return s + c * (1.5957691f + 0.21406859f * c * c) * s * (1.f - s);
     }
     if constexpr (act == Activation::silu) {
@@ -68,13 +87,22 @@ __device__ __forceinline__ float fast_activate_grad(float x) {
 template <class F>
 __device__ __forceinline__ void dispatch(Activation a, F&& f) {
     using T = Activation;
-    if (a == T::relu) f(std::integral_constant<T, T::relu>{});
-    if (a == T::gelu) f(std::integral_constant<T, T::gelu>{});
-    if (a == T::gelu_tanh) f(std::integral_constant<T, T::gelu_tanh>{});
-    if (a == T::silu) f(std::integral_constant<T, T::silu>{});
-    if (a == T::sigmoid) f(std::integral_constant<T, T::sigmoid>{});
-    if (a == T::tanh) f(std::integral_constant<T, T::tanh>{});
-    if (a == T::mish) f(std::integral_constant<T, T::mish>{});
+    if (a == T::none) {
+    } else if (a == T::silu) {
+        f(std::integral_constant<T, T::silu>{});
+    } else if (a == T::gelu) {
+        f(std::integral_constant<T, T::gelu>{});
+    } else if (a == T::relu) {
+        f(std::integral_constant<T, T::relu>{});
+    } else if (a == T::gelu_tanh) {
+        f(std::integral_constant<T, T::gelu_tanh>{});
+    } else if (a == T::sigmoid) {
+        f(std::integral_constant<T, T::sigmoid>{});
+    } else if (a == T::tanh) {
+        f(std::integral_constant<T, T::tanh>{});
+    } else {
+        f(std::integral_constant<T, T::mish>{});
+    }
 }
 
 // Values for results of type T.

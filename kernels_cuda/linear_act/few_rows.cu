@@ -1,11 +1,12 @@
-// Few rows: the weight is read once, at the memory's speed, straight into the registers of tensor
-// cores, and everything else follows from that.
+// Few rows: the weight is read once, at the memory's speed, and everything else follows from that.
 //
 // A block makes 32 columns of y. The product is y^T = weight x^T, so that 16 columns of y fill the
 // tensor core's larger side. The warps of a block, and the blocks of a cluster, take chunks of the
 // inner dimension in turn; their sums meet in shared memory, in a fixed order. Within a chunk the
-// order of the inner dimension is free as long as both operands share it, so a thread loads 16
-// bytes of a row where the instruction's layout would have it load 4.
+// order of the inner dimension is free as long as both operands share it, so a thread takes 16
+// bytes of a row where the instruction's layout would have it take 4. They come through a ring in
+// shared memory in which every thread reads what it has asked for itself: more than registers hold
+// is under way, and nobody waits for another.
 #include <cooperative_groups.h>
 
 #include "element.cuh"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kTiles = 2, kColumns = 16 * kTiles;  // of y, in a block
-constexpr int kChunk = 64;                         // of the inner dimension, for a warp at a time
+constexpr int kChunk = 64;                         // of the inner dimension, for a warp in turn
 
 template <class T>
 struct Work {
@@ -47,74 +48,87 @@ __device__ inline void multiply_add(float (&d)[4], uint32_t a0, uint32_t a1, uin
     }
 }
 
-// The weight passes once and is not worth a place in the first cache, which x wants.
-__device__ inline uint4 load_streaming(const void* p) {
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(p));
-    return v;
+template <int count>
+__device__ inline float sum_of(const float* values, int stride) {
+    float sum = values[0];
+#pragma unroll
+    for (int i = 1; i < count; ++i) sum += values[i * stride];
+    return sum;
 }
 
+// 16 bytes into shared memory, or zeros.
+__device__ inline void copy_async(uint4* to, const void* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+                 "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
+}
+__device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int others>
+__device__ inline void await_stage() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(others) : "memory");
+}
+
+// A stage is half a chunk.
+template <int row_tiles, int stages>
+constexpr size_t kRing = size_t{stages} * (2 * kTiles + row_tiles) * kThreads * sizeof(uint4);
+
 // `row_tiles` times 8 rows of x.
-template <class T, int row_tiles>
+template <class T, int row_tiles, int stages>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
-    constexpr int kRows = 8 * row_tiles, kSums = kRows * kColumns;
-    extern __shared__ float sums[];  // a warp's: rows × columns
+    constexpr int kRows = 8 * row_tiles, kSums = kRows * kColumns, kLoads = 2 * kTiles + row_tiles;
+    static_assert(kWarps * kSums * sizeof(float) <= (kRing<row_tiles, stages>));
+    extern __shared__ uint4 ring[];                // stages × loads × threads
+    float* sums = reinterpret_cast<float*>(ring);  // then: warps × rows × columns
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int g = lane / 4, t = lane % 4;
     const int64_t first = int64_t{blockIdx.x} * kColumns;
+    const int parts = static_cast<int>(gridDim.y), part = static_cast<int>(blockIdx.y);
 
     // Rows past the end read the last one; what they make is not stored.
-    const T* weight[kTiles][2];
+    const T* from[kLoads];
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int64_t column = min(first + 16 * i + 8 * h + g, w.columns - 1);
-            weight[i][h] = w.weight + column * w.weight_stride + 8 * t;
-        }
+    for (int i = 0; i < 2 * kTiles; ++i) {
+        from[i] = w.weight + min(first + 8 * i + g, w.columns - 1) * w.weight_stride + 8 * t;
     }
-    const T* x[row_tiles];
 #pragma unroll
-    for (int j = 0; j < row_tiles; ++j)
-        x[j] = w.x + min(8 * j + g, w.rows - 1) * w.x_stride + 8 * t;
+    for (int j = 0; j < row_tiles; ++j) {
+        from[2 * kTiles + j] = w.x + min(8 * j + g, w.rows - 1) * w.x_stride + 8 * t;
+    }
+    const auto start = [&](int step) {
+        const int at = kChunk * (warp + kWarps * (part + parts * (step / 2))) + 32 * (step % 2);
+        uint4* to = ring + (step % stages) * kLoads * kThreads + threadIdx.x;
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+            const bool inside = at + 8 * t < w.inner;
+            copy_async(to + i * kThreads, inside ? from[i] + at : from[i], inside);
+        }
+        end_stage();
+    };
 
     float acc[kTiles][row_tiles][4] = {};
-    const int step = kChunk * kWarps * static_cast<int>(gridDim.y);
-#pragma unroll 2
-    for (int k = kChunk * (warp + kWarps * static_cast<int>(blockIdx.y)); k < w.inner; k += step) {
-        uint4 a[2][kTiles][2], b[2][row_tiles];
+    const int turn = kChunk * kWarps * parts, offset = kChunk * (warp + kWarps * part);
+    const int steps = 2 * max(0, (w.inner - offset + turn - 1) / turn);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int at = k + 32 * half;
-            const bool inside = at + 8 * t < w.inner;
+    for (int step = 0; step < stages - 1; ++step) start(step);
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+        await_stage<stages - 2>();
+        const uint4* v = ring + (step % stages) * kLoads * kThreads + threadIdx.x;
 #pragma unroll
-            for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-                for (int h = 0; h < 2; ++h) {
-                    a[half][i][h] = inside ? load_streaming(weight[i][h] + at) : uint4{};
-                }
-            }
+        for (int i = 0; i < kTiles; ++i) {
+            const uint4 a0 = v[2 * i * kThreads], a1 = v[(2 * i + 1) * kThreads];
 #pragma unroll
             for (int j = 0; j < row_tiles; ++j) {
-                b[half][j] = inside ? __ldg(reinterpret_cast<const uint4*>(x[j] + at)) : uint4{};
+                const uint4 b = v[(2 * kTiles + j) * kThreads];
+                multiply_add<T>(acc[i][j], a0.x, a1.x, a0.y, a1.y, b.x, b.y);
+                multiply_add<T>(acc[i][j], a0.z, a1.z, a0.w, a1.w, b.z, b.w);
             }
         }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-#pragma unroll
-            for (int i = 0; i < kTiles; ++i) {
-                const uint4 a0 = a[half][i][0], a1 = a[half][i][1];
-#pragma unroll
-                for (int j = 0; j < row_tiles; ++j) {
-                    const uint4 v = b[half][j];
-                    multiply_add<T>(acc[i][j], a0.x, a1.x, a0.y, a1.y, v.x, v.y);
-                    multiply_add<T>(acc[i][j], a0.z, a1.z, a0.w, a1.w, v.z, v.w);
-                }
-            }
-        }
+        start(step + stages - 1);
     }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncthreads();  // the ring becomes room for the sums
 
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
@@ -128,29 +142,27 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < kSums; i += kThreads) {
-        float sum = sums[i];
-#pragma unroll
-        for (int other = 1; other < kWarps; ++other) sum += sums[other * kSums + i];
-        sums[i] = sum;
-    }
-
-    // Each block of the cluster finishes its share of the elements.
-    const int parts = static_cast<int>(gridDim.y), part = static_cast<int>(blockIdx.y);
+    if (parts > 1) {
+        for (int i = threadIdx.x; i < kSums; i += kThreads) {
+            sums[i] = sum_of<kWarps>(sums + i, kSums);
+        }
 #if __CUDA_ARCH__ >= 900
-    const auto cluster = cooperative_groups::this_cluster();
-    cluster.sync();
-#else
-    __syncthreads();
+        cooperative_groups::this_cluster().sync();
 #endif
+    }
+    // Each block of a cluster finishes its share of the elements.
+#pragma unroll 1
     for (int i = part * kThreads + static_cast<int>(threadIdx.x); i < kSums;
          i += parts * kThreads) {
+        float value = 0;
+        if (parts == 1) {
+            value = sum_of<kWarps>(sums + i, kSums);
+        } else {
 #if __CUDA_ARCH__ >= 900
-        float value = *cluster.map_shared_rank(&sums[i], 0);
-        for (int r = 1; r < parts; ++r) value += *cluster.map_shared_rank(&sums[i], r);
-#else
-        float value = sums[i];
+            const auto cluster = cooperative_groups::this_cluster();
+            for (int r = 0; r < parts; ++r) value += *cluster.map_shared_rank(&sums[i], r);
 #endif
+        }
         const int row = i / kColumns;
         const int64_t column = first + i % kColumns;
         if (row >= w.rows || column >= w.columns) continue;
@@ -161,20 +173,20 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(Work<T> w) {
         w.y[at] = from_acc<T>(value);
     }
 #if __CUDA_ARCH__ >= 900
-    cluster.sync();  // nobody leaves while others read its sums
+    if (parts > 1) cooperative_groups::this_cluster().sync();  // others read this block's sums
 #endif
 }
 
 // Blocks of a cluster: enough of them to fill the device, each with work for all its warps.
 int parts_of(const Launch& launch, const Product& p, int64_t groups) {
     if (launch.attribute(cudaDevAttrClusterLaunch) == 0) return 1;
-    const int64_t wanted = 2 * launch.processors(), chunks = ceil_div<int64_t>(p.inner, kChunk);
+    const int64_t wanted = launch.processors(), chunks = ceil_div<int64_t>(p.inner, kChunk);
     int parts = 1;
     while (parts < 8 && 2 * parts * groups <= wanted && 2 * parts * kWarps <= chunks) parts *= 2;
     return parts;
 }
 
-template <class T, int row_tiles>
+template <class T, int row_tiles, int stages>
 void run(const Launch& launch, const Product& p) {
     const Work<T> work{static_cast<const T*>(p.x),
                        static_cast<const T*>(p.weight),
@@ -189,22 +201,27 @@ void run(const Launch& launch, const Product& p) {
                        p.activation};
     const int64_t groups = ceil_div<int64_t>(p.columns, kColumns);
     const int parts = parts_of(launch, p, groups);
-    launch.clusters(few_rows_kernel<T, row_tiles>,
+    launch.clusters(few_rows_kernel<T, row_tiles, stages>,
                     dim3(static_cast<unsigned>(groups), static_cast<unsigned>(parts)),
-                    dim3(1, static_cast<unsigned>(parts)), dim3(kThreads),
-                    sizeof(float) * kWarps * 8 * row_tiles * kColumns, work);
+                    dim3(1, static_cast<unsigned>(parts)), dim3(kThreads), kRing<row_tiles, stages>,
+                    work);
 }
 
 }  // namespace
+
+// Every round of blocks takes as long as the first, also a last one that few of them are left for.
+bool product_few_rows_pays(const Launch& launch, const Product& p) {
+    const int64_t blocks = ceil_div<int64_t>(p.columns, kColumns), room = launch.processors();
+    return blocks <= room || 10 * blocks >= 9 * room * ceil_div(blocks, room);
+}
 
 void product_few_rows(const Launch& launch, const Product& p) {
     with_native(p.dtype, "linear_act", [&](auto type) {
         using T = typename decltype(type)::type;
         if constexpr (sizeof(T) == 2) {
-            if (p.rows <= 8) return run<T, 1>(launch, p);
-            if (p.rows <= 16) return run<T, 2>(launch, p);
-            if (p.rows <= 32) return run<T, 4>(launch, p);
-            return run<T, 8>(launch, p);
+            const bool roomy = launch.shared_limit() >= kRing<2, 8>;
+            if (p.rows <= 8) return roomy ? run<T, 1, 8>(launch, p) : run<T, 1, 4>(launch, p);
+            return roomy ? run<T, 2, 8>(launch, p) : run<T, 2, 4>(launch, p);
         }
     });
 }

@@ -9,6 +9,18 @@ namespace fusewright::cuda {
 
 constexpr int kPointwiseThreads = 256;
 
+// One access also where the compiler has the elements in many registers and would make one of each.
+template <class P>
+__device__ __forceinline__ void store_whole(void* to, const P& values) {
+    if constexpr (sizeof(P) == 16) {
+        uint4 bits;
+        memcpy(&bits, &values, 16);
+        __stcg(static_cast<uint4*>(to), bits);
+    } else {
+        *static_cast<P*>(to) = values;
+    }
+}
+
 // y = act(pre), elements of dense tensors, which may be the same.
 template <class T, int pack>
 __global__ void __launch_bounds__(kPointwiseThreads)
@@ -23,7 +35,7 @@ __global__ void __launch_bounds__(kPointwiseThreads)
                 values[j] = from_acc<T>(activate_for<T, act.value>(to_acc(values[j])));
             }
         });
-        reinterpret_cast<Pack<T, pack>*>(y)[i] = values;
+        store_whole(y + i * pack, values);
     }
 }
 
@@ -55,14 +67,15 @@ inline void activation_of(const Launch& launch, Activation activation, const Ten
 }
 
 constexpr int kLanes = 32, kLines = 8;  // of a block: packs of columns, rows at a time
+constexpr int kBatch = 2;               // rows of a thread under way
 
-// dpre = dy act'(pre), and into `partial` the sums over a block's rows of each column. dy and dpre
-// may be the same; without an activation neither pre nor dpre is touched, without partial no sum
-// is kept.
+// dpre = dy act'(pre), and the sums of each column over a block's rows: into `partial`, or, where
+// one block has them all, into `dbias`. dpre may be dy or pre; without an activation neither pre
+// nor dpre is touched, without a place for sums none are kept.
 template <class T, int pack>
-__global__ void __launch_bounds__(kLanes* kLines)
-    derivative_kernel(const T* dy, const T* pre, T* dpre, acc_t<T>* partial, int64_t rows,
-                      int64_t columns, Activation activation) {
+__global__ void __launch_bounds__(kLanes* kLines, sizeof(acc_t<T>) == 4 ? 3 : 2)
+    derivative_kernel(const T* dy, const T* pre, T* dpre, acc_t<T>* partial, Untyped dbias,
+                      int64_t rows, int64_t columns, Activation activation) {
     using A = acc_t<T>;
     using P = Pack<T, pack>;
     __shared__ A sums[kLines][kLanes][pack];
@@ -70,31 +83,50 @@ __global__ void __launch_bounds__(kLanes* kLines)
     const int64_t first = rows * blockIdx.y / gridDim.y;
     const int64_t last = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
     A sum[pack] = {};
-    if (column < columns) {
-#pragma unroll 2
-        for (int64_t row = first + threadIdx.y; row < last; row += kLines) {
-            const int64_t at = row * columns + column;
-            P grad = *reinterpret_cast<const P*>(dy + at);
-            A values[pack];
+    for (int64_t row = first + threadIdx.y; row < last && column < columns;
+         row += kBatch * kLines) {
+        P grad[kBatch] = {}, input[kBatch] = {};
 #pragma unroll
-            for (int j = 0; j < pack; ++j) values[j] = to_acc(grad[j]);
-            if (activation != Activation::none) {
-                const P input = *reinterpret_cast<const P*>(pre + at);
-                dispatch(activation, [&](auto act) {
-#pragma unroll
-                    for (int j = 0; j < pack; ++j) {
-                        values[j] *= derivative_for<T, act.value>(to_acc(input[j]));
-                    }
-                });
-#pragma unroll
-                for (int j = 0; j < pack; ++j) grad[j] = from_acc<T>(values[j]);
-                *reinterpret_cast<P*>(dpre + at) = grad;
+        for (int i = 0; i < kBatch; ++i) {
+            const int64_t at = (row + i * kLines) * columns + column;
+            if (row + i * kLines < last) {
+                grad[i] = *reinterpret_cast<const P*>(dy + at);
+                if (activation != Activation::none) {
+                    input[i] = *reinterpret_cast<const P*>(pre + at);
+                }
             }
+        }
+        A values[kBatch][pack];
 #pragma unroll
-            for (int j = 0; j < pack; ++j) sum[j] += values[j];
+        for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+            for (int j = 0; j < pack; ++j) values[i][j] = to_acc(grad[i][j]);
+        }
+        dispatch(activation, [&](auto act) {
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+                for (int j = 0; j < pack; ++j) {
+                    values[i][j] *= derivative_for<T, act.value>(to_acc(input[i][j]));
+                }
+            }
+        });
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+            if (row + i * kLines < last) {
+                P rounded;
+#pragma unroll
+                for (int j = 0; j < pack; ++j) {
+                    rounded[j] = from_acc<T>(values[i][j]);
+                    sum[j] += values[i][j];
+                }
+                if (activation != Activation::none) {
+                    store_whole(dpre + (row + i * kLines) * columns + column, rounded);
+                }
+            }
         }
     }
-    if (partial == nullptr) return;
+    if (partial == nullptr && !dbias) return;
 #pragma unroll
     for (int j = 0; j < pack; ++j) sums[threadIdx.y][threadIdx.x][j] = sum[j];
     __syncthreads();
@@ -105,7 +137,11 @@ __global__ void __launch_bounds__(kLanes* kLines)
         A total = flat[i];
 #pragma unroll
         for (int line = 1; line < kLines; ++line) total += flat[line * kLanes * pack + i];
-        partial[blockIdx.y * columns + c] = total;
+        if (dbias) {
+            store_one(dbias, c, total);
+        } else {
+            partial[blockIdx.y * columns + c] = total;
+        }
     }
 }
 
@@ -123,17 +159,23 @@ inline std::optional<Tensor> derivative_of(const Launch& launch, Activation acti
         const bool packs = columns % kPack<T> == 0 && aligned(dy.data_ptr(), 16) &&
                            aligned(pre.data_ptr(), 16) && aligned(dpre.data_ptr(), 16);
         with_pack<T>(packs, [&](auto pack) {
+            const auto kernel = derivative_kernel<T, pack.value>;
             const int64_t strips = ceil_div<int64_t>(columns, kLanes * pack.value);
             const int64_t wanted =
                 ceil_div<int64_t>(int64_t{8} * launch.processors(), std::max<int64_t>(1, strips));
             const int64_t parts =
-                std::max<int64_t>(1, std::min(wanted, ceil_div<int64_t>(rows, 2 * kLines)));
+                std::max<int64_t>(1, std::min(wanted, ceil_div<int64_t>(rows, kBatch * kLines)));
             std::optional<Tensor> partial;
-            if (present(bias)) partial = fresh(dy, {parts, columns}, acc_dtype(dy.scalar_type()));
-            launch(derivative_kernel<T, pack.value>,
-                   dim3(static_cast<unsigned>(strips), static_cast<unsigned>(parts)),
+            Untyped dbias;
+            if (present(bias) && parts == 1) {
+                result = fresh(*bias, {columns});
+                dbias = Untyped(*result);
+            } else if (present(bias)) {
+                partial = fresh(dy, {parts, columns}, acc_dtype(dy.scalar_type()));
+            }
+            launch(kernel, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(parts)),
                    dim3(kLanes, kLines), 0, data<const T>(dy), data<const T>(pre), data<T>(dpre),
-                   data<A>(partial), rows, columns, activation);
+                   data<A>(partial), dbias, rows, columns, activation);
             if (partial) {
                 result = column_sums(launch, *bias, data<const A>(*partial), parts, columns);
             }

@@ -27,20 +27,25 @@ inline bool packs(const Product& p) {
            aligned(p.y) && aligned(p.pre);
 }
 
-// Tensor cores of Hopper, fed by TMA; wants packs(p), and rows of x that do not overlap.
+// Tensor cores of Hopper, fed by TMA.
 #ifdef FUSEWRIGHT_SM90
 bool product_sm90_serves(const Launch& launch, const Product& p);
+bool product_sm90_pays(const Launch& launch, const Product& p);
 void product_sm90(const Launch& launch, const Product& p);
 #else
 inline bool product_sm90_serves(const Launch&, const Product&) { return false; }
+inline bool product_sm90_pays(const Launch&, const Product&) { return false; }
 inline void product_sm90(const Launch&, const Product&) {}
 #endif
 
 // Tensor cores as sm_80 has them; any product.
 void product_sm80(const Launch& launch, const Product& p);
 
-// Few rows, where reading the weight is all the work; wants packs(p).
-constexpr int64_t kFewRows = 64;
+// Few rows, where reading the weight is all the work.
+inline bool product_few_rows_serves(const Product& p) {
+    return p.rows <= 16 && p.inner <= int64_t{1} << 30 && packs(p);
+}
+bool product_few_rows_pays(const Launch& launch, const Product& p);
 void product_few_rows(const Launch& launch, const Product& p);
 
 }  // namespace fusewright::cuda
