@@ -153,9 +153,9 @@ RowGrid backward_rows_grid(const Causal& p, int pack, Form form, bool packed, in
 }
 
 ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks, int64_t shortest,
-                         bool all_parts) {
+                         int64_t most_lanes, bool all_parts) {
     const int64_t packs = ceil_div<int64_t>(p.channels, pack);
-    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
+    const auto lanes = static_cast<int>(power_of_two(packs, most_lanes));
     const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(packs, lanes));
     const int64_t slots = std::max<int64_t>(1, blocks * (kChannelThreads / lanes) / tiles);
     const int64_t pieces = std::max<int64_t>(1, slots / p.batch);
@@ -200,7 +200,7 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
                    dim3(kRowThreads), 0, View<const T>(x), View<T>(y), p, grid);
         } else {
             const ChannelGrid grid =
-                channel_grid(p, pack, packed, launch.processors() * 32, 16, true);
+                channel_grid(p, pack, packed, launch.processors() * 32, 16, kChannelThreads, true);
             launch(causal_channels_forward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
         }
@@ -317,8 +317,8 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
         } else {
             // two waves
             const int64_t blocks = launch.processors() * kBackwardBlocks<T, kForm> * 2;
-            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
-            make_room(parts = grid.parts);
+            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, 32, false);
+            make_room(parts = channel_blocks(grid) / grid.tiles);
             launch(causal_channels_backward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);
         }

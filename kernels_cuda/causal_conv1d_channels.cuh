@@ -156,11 +156,10 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
     causal_channels_backward(CausalBackward<T> io, Causal p, ChannelGrid grid) {
     constexpr int C = kBackwardChannels<T>, H = W - 1;
     const int64_t d = grid.pack() * C, part = grid.part();
-    if (part >= grid.parts || d >= p.channels) return;
-    const int count = static_cast<int>(min(p.channels - d, int64_t{C}));
+    const int count = static_cast<int>(min(p.channels - d, int64_t{C}));  // may be negative
     const int length = static_cast<int>(p.length);
-    float filter[W][C], bias[C], dweight[W][C] = {}, dbias[C] = {};
-    load_filters<W, C>(p, d, count, filter, bias);
+    float filter[W][C] = {}, bias[C] = {}, dweight[W][C] = {}, dbias[C] = {};
+    if (count > 0) load_filters<W, C>(p, d, count, filter, bias);
     const float scale = p.silu ? -kLog2E : 1.f;
 #pragma unroll
     for (int c = 0; c < C; ++c) {
@@ -168,7 +167,8 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
 #pragma unroll
         for (int k = 0; k < W; ++k) filter[k][c] *= scale;
     }
-    for (int64_t item = part; item < p.batch * grid.pieces; item += grid.parts) {
+    const int64_t items = count > 0 && part < grid.parts ? p.batch * grid.pieces : 0;
+    for (int64_t item = part; item < items; item += grid.parts) {
         const Piece piece(p, grid, item);
         const int64_t b = piece.b;
         const int begin = piece.begin, end = piece.end, read_end = min(end + H, length);
@@ -253,16 +253,26 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
         }
     }
     if (io.partial == nullptr) return;
-    const auto write = [&](const float (&sum)[C], int k) {
-        float* to = io.partial + (part * (W + 1) + k) * p.channels + d;
+    // the sums of a block's groups, in their order
+    __shared__ float shared[W + 1][C][kChannelThreads];
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+#pragma unroll
+        for (int k = 0; k < W; ++k) shared[k][c][threadIdx.x] = dweight[k][c];
+        shared[W][c][threadIdx.x] = dbias[c];
+    }
+    __syncthreads();
+    if (threadIdx.x >= grid.lanes) return;
+    float* to = io.partial + blockIdx.x / grid.tiles * (W + 1) * p.channels + d;
+#pragma unroll
+    for (int k = 0; k <= W; ++k) {
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-            if (c < count) to[c] = scale * sum[c];
+            float sum = 0.f;
+            for (int i = threadIdx.x; i < kChannelThreads; i += grid.lanes) sum += shared[k][c][i];
+            if (c < count) to[k * p.channels + c] = scale * sum;
         }
-    };
-#pragma unroll
-    for (int k = 0; k < W; ++k) write(dweight[k], k);
-    write(dbias, W);
+    }
 }
 
 }  // namespace fusewright::cuda
