@@ -37,6 +37,18 @@ bool packs_of(const Tensor& t, int64_t inner, int pack) {
     return t.size(inner) % pack == 0 && aligned(t.data_ptr(), pack * t.element_size());
 }
 
+// Whether the rows of x and y, which are long, lie alike to packs.
+bool rows_alike(const Tensor& x, const Tensor& y, int pack) {
+    if (x.size(2) < 32 * pack) return false;  // a warp has several rows
+    for (int64_t dim = 0; dim < 2; ++dim) {
+        if (x.size(dim) > 1 && (x.stride(dim) - y.stride(dim)) % pack != 0) return false;
+    }
+    const auto offset = [](const Tensor& t) {
+        return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16;
+    };
+    return offset(x) == offset(y) && offset(x) % x.element_size() == 0;
+}
+
 int64_t power_of_two(int64_t n, int64_t most) {
     int64_t power = 1;
     while (power < n && power < most) power *= 2;
@@ -87,13 +99,15 @@ void find_taps(const Launch& launch, const Tensor& x, Call& call) {
     p.taps = data<uint8_t>(call.taps);
 }
 
-// Calls f with the element type, the width and whether the call is a `general` one.
+// Calls f with the element type, the width and the form of the kernel.
 template <class F>
-void with_kernel(ScalarType dtype, int64_t width, bool general, F&& f) {
+void with_kernel(ScalarType dtype, int64_t width, Form form, F&& f) {
     with_native(dtype, kCausal, [&](auto type) {
         if constexpr (!std::is_same_v<typename decltype(type)::type, double>) {
             const auto of_width = [&](auto w) {
-                general ? f(type, w, std::true_type{}) : f(type, w, std::false_type{});
+                if (form == Form::whole) f(type, w, std::integral_constant<Form, Form::whole>{});
+                if (form == Form::seen) f(type, w, std::integral_constant<Form, Form::seen>{});
+                if (form == Form::any) f(type, w, std::integral_constant<Form, Form::any>{});
             };
             if (width == 2) of_width(std::integral_constant<int, 2>{});
             if (width == 3) of_width(std::integral_constant<int, 3>{});
@@ -109,31 +123,39 @@ unsigned blocks_of(int64_t n) {
 
 int pack_of(const Tensor& x) { return static_cast<int>(16 / x.element_size()); }
 
-RowGrid forward_rows_grid(const Causal& p, int pack, bool packed) {
-    const int64_t packs = ceil_div<int64_t>(p.length, pack);
+// The length of a row, with what may stand before its first token in the first pack.
+int64_t row_length(const Causal& p, int pack, Form form, bool packed) {
+    return p.length + (form == Form::any && packed ? pack - 1 : 0);
+}
+
+RowGrid forward_rows_grid(const Causal& p, int pack, Form form, bool packed) {
+    const int64_t length = row_length(p, pack, form, packed);
+    const int64_t packs = ceil_div<int64_t>(length, pack);
     const auto lanes = static_cast<int>(
         std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, kRowPacks), kRowThreads), 8));
     const int64_t stride = int64_t{lanes} * pack * kRowPacks;
-    return {lanes, ceil_div(p.length, stride), stride, packed};
+    return {lanes, ceil_div(length, stride), stride, packed};
 }
 
-// Enough warps for a few waves, none with a piece of less than four steps, and few parts to add up.
-RowGrid backward_rows_grid(const Causal& p, int pack, bool packed, int64_t processors) {
+// Enough warps for a few waves, none with a piece of less than four steps, and few parts to add up:
+// one where the blocks, one a channel, are a few waves already.
+RowGrid backward_rows_grid(const Causal& p, int pack, Form form, bool packed, int64_t processors) {
+    const int64_t length = row_length(p, pack, form, packed);
     const auto lanes =
-        static_cast<int>(std::max<int64_t>(power_of_two(ceil_div<int64_t>(p.length, pack), 32), 4));
-    const int64_t step = int64_t{lanes} * pack, warps = processors * 64;
-    const int64_t columns = ceil_div<int64_t>(p.channels, 32 / lanes);
-    const int64_t wanted = ceil_div(warps, columns * p.batch);
-    const int64_t pieces = std::clamp<int64_t>(ceil_div(p.length, step * 4), 1, wanted);
-    const int64_t stride = ceil_div(ceil_div(p.length, pieces), step) * step;
-    const int64_t most = std::clamp<int64_t>(ceil_div(warps, columns), 64, 2048);
-    return {lanes, std::min(p.batch * ceil_div(p.length, stride), most), stride, packed};
+        static_cast<int>(std::max<int64_t>(power_of_two(ceil_div<int64_t>(length, pack), 32), 4));
+    const int64_t step = int64_t{lanes} * pack, columns = ceil_div<int64_t>(p.channels, 32 / lanes);
+    const int64_t wanted = std::max<int64_t>(processors * 64 / columns, kRowWarps);
+    const int64_t pieces =
+        std::clamp<int64_t>(ceil_div(wanted, p.batch), 1, ceil_div(length, step * 4));
+    const int64_t stride = ceil_div(ceil_div(length, pieces), step) * step;
+    const int64_t items = p.batch * ceil_div(length, stride);
+    return {lanes, ceil_div<int64_t>(std::min(items, wanted), kRowWarps), stride, packed};
 }
 
 ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks, int64_t shortest,
-                         bool all_parts) {
+                         int64_t most_lanes, bool all_parts) {
     const int64_t packs = ceil_div<int64_t>(p.channels, pack);
-    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
+    const auto lanes = static_cast<int>(power_of_two(packs, most_lanes));
     const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(packs, lanes));
     const int64_t slots = std::max<int64_t>(1, blocks * (kChannelThreads / lanes) / tiles);
     const int64_t pieces = std::max<int64_t>(1, slots / p.batch);
@@ -163,21 +185,23 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
     const bool rows = layout == Layout::rows;
     const int pack = rows ? pack_of(x) : kForwardChannels;
     const int64_t inner = rows ? 2 : 1;
-    const bool packed = packs_of(x, inner, pack) && packs_of(y, inner, pack);
-    with_kernel(x.scalar_type(), p.width, !packed || p.taps, [&](auto type, auto w, auto general) {
+    const bool whole = packs_of(x, inner, pack) && packs_of(y, inner, pack);
+    const bool packed = whole || (rows && rows_alike(x, y, pack));
+    const Form form = !whole ? Form::any : p.taps != nullptr ? Form::seen : Form::whole;
+    with_kernel(x.scalar_type(), p.width, form, [&](auto type, auto w, auto form_of) {
         using T = typename decltype(type)::type;
         constexpr int W = decltype(w)::value;
-        constexpr bool kGeneral = decltype(general)::value;
+        constexpr Form kForm = decltype(form_of)::value;
         if (rows) {
-            const RowGrid grid = forward_rows_grid(p, pack, packed);
+            const RowGrid grid = forward_rows_grid(p, pack, form, packed);
             const int64_t groups =
                 ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes);
-            launch(causal_rows_forward<T, W, kGeneral>, dim3(blocks_of(groups * grid.parts)),
+            launch(causal_rows_forward<T, W, kForm>, dim3(blocks_of(groups * grid.parts)),
                    dim3(kRowThreads), 0, View<const T>(x), View<T>(y), p, grid);
         } else {
             const ChannelGrid grid =
-                channel_grid(p, pack, packed, launch.processors() * 32, 16, true);
-            launch(causal_channels_forward<T, W, kGeneral>, dim3(channel_blocks(grid)),
+                channel_grid(p, pack, packed, launch.processors() * 32, 16, kChannelThreads, true);
+            launch(causal_channels_forward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
         }
     });
@@ -190,21 +214,30 @@ struct Gradients {
     bool parameters() const { return of_weight || of_bias; }
 };
 
+ParameterGradients total_of(const Gradients& to) {
+    ParameterGradients total;
+    if (to.of_weight) {
+        total.weight = Untyped(to.weight);
+        total.d = to.weight.stride(0), total.k = to.weight.stride(1);
+    }
+    if (to.of_bias) total.bias = Untyped(to.bias), total.bias_d = to.bias.stride(0);
+    return total;
+}
+
 template <class A>
 void add_sums(const Launch& launch, const Causal& p, const Tensor& partial, int64_t parts,
               const Gradients& to) {
     const int64_t columns = (p.width + 1) * p.channels;
     launch(causal_sums<A>, dim3(blocks_of(ceil_div<int64_t>(columns, kSumLanes))),
            dim3(kSumLanes, kSumParts), 0, data<const A>(partial), parts, p.channels, p.width,
-           to.of_weight ? Untyped(to.weight) : Untyped(), to.of_weight ? to.weight.stride(0) : 0,
-           to.of_weight ? to.weight.stride(1) : 0, to.of_bias ? Untyped(to.bias) : Untyped(),
-           to.of_bias ? to.bias.stride(0) : 0);
+           total_of(to));
 }
 
 template <class T>
 CausalBackward<T> backward_of(const Tensor& x, const std::optional<Tensor>& dy,
                               const std::optional<Tensor>& dfinal, const Gradients& to) {
-    CausalBackward<T> io{View<const T>(x), View<const T>(dy), {}, StatesView(dfinal), {}, nullptr};
+    CausalBackward<T> io{
+        View<const T>(x), View<const T>(dy), {}, StatesView(dfinal), {}, nullptr, {}};
     if (to.of_x) io.dx = View<T>(to.x);
     if (to.of_initial) io.dinitial = StatesView(std::optional(to.initial));
     return io;
@@ -254,36 +287,42 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
     const bool rows = layout == Layout::rows;
     const int pack = rows ? pack_of(x) : pack_of(x) / 2;
     const int64_t inner = rows ? 2 : 1;
-    const bool packed = packs_of(x, inner, pack) && packs_of(dy, inner, pack) &&
-                        (!to.of_x || packs_of(to.x, inner, pack));
-    with_kernel(x.scalar_type(), p.width, !packed || p.taps, [&](auto type, auto w, auto general) {
+    const bool whole = packs_of(x, inner, pack) && packs_of(dy, inner, pack) &&
+                       (!to.of_x || packs_of(to.x, inner, pack));
+    const bool packed =
+        whole || (rows && rows_alike(x, dy, pack) && (!to.of_x || rows_alike(x, to.x, pack)));
+    const Form form = !whole ? Form::any : p.taps != nullptr ? Form::seen : Form::whole;
+    with_kernel(x.scalar_type(), p.width, form, [&](auto type, auto w, auto form_of) {
         using T = typename decltype(type)::type;
         constexpr int W = decltype(w)::value;
-        constexpr bool kGeneral = decltype(general)::value;
+        constexpr Form kForm = decltype(form_of)::value;
         CausalBackward<T> io = backward_of<T>(x, dy, dfinal, to);
         Tensor partial;
         const auto make_room = [&](int64_t parts) {
             if (!to.parameters()) return;
+            if (rows && parts == 1) {
+                io.total = total_of(to);
+                return;
+            }
             partial = fresh(x, {parts * (W + 1) * p.channels}, ScalarType::Float);
             io.partial = data<float>(partial);
         };
         int64_t parts = 0;
         if (rows) {
-            const RowGrid grid = backward_rows_grid(p, pack, packed, launch.processors());
+            const RowGrid grid = backward_rows_grid(p, pack, form, packed, launch.processors());
             make_room(parts = grid.parts);
-            const int64_t warps = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes);
-            launch(causal_rows_backward<T, W, kGeneral>,
-                   dim3(blocks_of(ceil_div<int64_t>(warps, kRowThreads / 32))), dim3(kRowThreads),
-                   0, io, p, grid);
+            const int64_t blocks = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes);
+            launch(causal_rows_backward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
+                   io, p, grid);
         } else {
             // two waves
-            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kGeneral> * 2;
-            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
-            make_room(parts = grid.parts);
-            launch(causal_channels_backward<T, W, kGeneral>, dim3(channel_blocks(grid)),
+            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kForm> * 2;
+            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, 32, false);
+            make_room(parts = channel_blocks(grid) / grid.tiles);
+            launch(causal_channels_backward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);
         }
-        if (to.parameters()) add_sums<float>(launch, p, partial, parts, to);
+        if (io.partial != nullptr) add_sums<float>(launch, p, partial, parts, to);
         if (io.dinitial || io.dfinal) {
             const int64_t places = 2 * (p.width - 1);
             launch(causal_states_backward<T>, dim3(plain_blocks(p.batch * p.channels * places)),

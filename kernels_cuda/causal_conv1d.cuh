@@ -79,6 +79,13 @@ __device__ inline bool sees(const Integers& ids, int64_t b, int64_t t, int64_t l
     return id >= 0 && (lag == 0 || id == ids(b, t > lag ? t - lag : 0));
 }
 
+// The kernels come in three forms.
+enum class Form {
+    whole,  // every pack is aligned and whole, and every token sees all before it
+    seen,   // the same packs, with taps
+    any,
+};
+
 // The sizes and parameters of one call.
 struct Causal {
     int64_t batch, channels, length, width;
@@ -89,9 +96,25 @@ struct Causal {
     bool packed_weight = false;     // aligned to 16 bytes
     const uint8_t* taps = nullptr;  // (batch, length): bit `lag`, whether it sees that token
 
-    template <bool general>
+    template <Form form>
     __device__ unsigned tap(int64_t b, int64_t t) const {
-        return general && taps != nullptr ? taps[b * length + t] : ~0u;
+        return form != Form::whole && taps != nullptr ? taps[b * length + t] : ~0u;
+    }
+};
+
+// Where the gradients of weight and bias go, when they are summed up.
+struct ParameterGradients {
+    Untyped weight, bias;  // no data where they are not needed
+    int64_t d = 0, k = 0, bias_d = 0;
+
+    // The sum of place k in channel d; the bias follows the taps.
+    template <class A>
+    __device__ void store(int64_t channel, int64_t place, int64_t width, A sum) const {
+        if (place < width) {
+            if (weight) store_one(weight, channel * d + place * k, sum);
+        } else if (bias) {
+            store_one(bias, channel * bias_d, sum);
+        }
     }
 };
 
@@ -102,6 +125,7 @@ struct CausalBackward {
     View<T> dx;                   // no data where it is not needed
     StatesView dfinal, dinitial;  // the gradients of the final states, and of the initial ones
     acc_t<T>* partial;            // (parts, width + 1, channels): sums for weight and bias; or null
+    ParameterGradients total;     // where they go without partial sums
 };
 
 template <class A>
@@ -113,17 +137,23 @@ __device__ inline A silu_slope(A x) {
     return activate_grad<Activation::silu>(x);
 }
 
-// With two approximate instructions, good to a few units in the last place of a float.
-__device__ inline float logistic(float x) {
-    float e, s;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(-1.4426950408889634f * x));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.f + e));
-    return s;
+// Approximate instructions, good to a few units in the last place of a float.
+__device__ inline float power_of_2(float x) {
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
 }
-__device__ inline float silu(float x) { return x * logistic(x); }
-__device__ inline float silu_slope(float x) {
-    const float s = logistic(x);
-    return s * (1.f + x * (1.f - s));
+__device__ inline float reciprocal(float x) {
+    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+}
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
+__device__ inline float silu(float x) { return x * reciprocal(1.f + power_of_2(-kLog2E * x)); }
+
+// The backward multiplies the filters by -log2(e), and so the sums, whose slope then takes fewer
+// instructions; all gradients at the sums are -ln(2) times the true ones.
+__device__ inline float scaled_silu_slope(float x) {
+    const float s = reciprocal(1.f + power_of_2(x));
+    return s * fmaf(x, fmaf(s, -kLn2 * kLn2, kLn2 * kLn2), -kLn2);
 }
 
 // N elements as they travel. They stay words until they are unpacked: the compiler would unpack
@@ -169,48 +199,50 @@ __device__ inline Words<T, N> pack(const float (&v)[N]) {
     return to;
 }
 
-// The kernels come in two forms: one where every pack is aligned and whole and every token sees all
-// before it, and a `general` one.
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 4, uint32_t,
+                                std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>;
 
-// The first `count` of N elements; the others are 0.
-template <bool general, int N, class T>
-__device__ inline Words<T, N> load_some(const T* from, int count, bool packed) {
+// Elements [first, last) of N; the others are 0. Packs that are not whole have none, but in the
+// form `any`, where a row may begin and end inside of one.
+template <Form form, int N, class T>
+__device__ inline Words<T, N> load_some(const T* from, int first, int last, bool packed) {
     constexpr int n = sizeof(T) < 4 ? 4 / sizeof(T) : 1;  // elements in a word
-    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t,
-                                    std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>;
     Words<T, N> result = {};
-    if constexpr (general) {
-        if (!packed) {
-            const Bits* bits = reinterpret_cast<const Bits*>(from);
+    if constexpr (form == Form::any) {
+        if (!packed || first > 0 || last < N) {
+            const Bits<T>* bits = reinterpret_cast<const Bits<T>*>(from);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                if (j < count) result.words[j / n] |= uint32_t{bits[j]} << 32 / n * (j % n);
+                if (j >= first && j < last) {
+                    result.words[j / n] |= uint32_t{bits[j]} << 32 / n * (j % n);
+                }
             }
             return result;
         }
     }
-    if (count >= N) result = *reinterpret_cast<const Words<T, N>*>(from);
+    if (first <= 0 && last >= N) result = *reinterpret_cast<const Words<T, N>*>(from);
     return result;
 }
 
-template <bool general, int N, class T>
-__device__ inline void store_some(T* to, const float (&v)[N], int count, bool packed) {
-    if constexpr (general) {
-        if (!packed) {
+template <Form form, int N, class T>
+__device__ inline void store_some(T* to, const float (&v)[N], int first, int last, bool packed) {
+    if constexpr (form == Form::any) {
+        if (!packed || first > 0 || last < N) {
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                if (j < count) to[j] = from_acc<T>(v[j]);
+                if (j >= first && j < last) to[j] = from_acc<T>(v[j]);
             }
             return;
         }
     }
-    if (count >= N) *reinterpret_cast<Words<T, N>*>(to) = pack<T>(v);
+    if (first <= 0 && last >= N) *reinterpret_cast<Words<T, N>*>(to) = pack<T>(v);
 }
 
 // v where a bit, of what a token sees, is set.
-template <bool general>
+template <bool masked>
 __device__ inline float keep(uint32_t bits, int bit, float v) {
-    return !general || (bits & 1u << bit) ? v : 0.f;
+    return !masked || (bits & 1u << bit) ? v : 0.f;
 }
 
 // The filters of C channels from d on, tap by tap, and their biases.

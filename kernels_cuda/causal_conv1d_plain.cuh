@@ -186,8 +186,8 @@ constexpr int kSumLanes = 32, kSumParts = 16;
 // dweight and dbias from the partial sums, which are added in their order.
 template <class A>
 __global__ void __launch_bounds__(kSumLanes* kSumParts)
-    causal_sums(const A* partial, int64_t parts, int64_t channels, int64_t width, Untyped dweight,
-                int64_t stride_d, int64_t stride_k, Untyped dbias, int64_t bias_stride) {
+    causal_sums(const A* partial, int64_t parts, int64_t channels, int64_t width,
+                ParameterGradients total) {
     __shared__ A shared[kSumParts][kSumLanes + 1];
     const int64_t i = int64_t{blockIdx.x} * kSumLanes + threadIdx.x;
     const int64_t columns = (width + 1) * channels;
@@ -202,12 +202,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
     if (threadIdx.y > 0 || i >= columns) return;
 #pragma unroll
     for (int part = 1; part < kSumParts; ++part) sum += shared[part][threadIdx.x];
-    const int64_t k = i / channels, d = i % channels;
-    if (k < width) {
-        if (dweight) store_one(dweight, d * stride_d + k * stride_k, sum);
-    } else if (dbias) {
-        store_one(dbias, d * bias_stride, sum);
-    }
+    total.store(i % channels, i / channels, width, sum);
 }
 
 }  // namespace fusewright::cuda

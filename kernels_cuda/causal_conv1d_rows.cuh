@@ -5,17 +5,32 @@
 
 namespace fusewright::cuda {
 
-constexpr int kRowThreads = 128, kRowPacks = 4, kRowAhead = 2, kBefore = 4;
+constexpr int kRowThreads = 128, kRowWarps = kRowThreads / 32;
+constexpr int kRowPacks = 4, kBefore = 4;
 
-// How the rows lie on threads: groups of `lanes` neighbours go along a row.
+// How the rows lie on threads: groups of `lanes` neighbours go along a row. The packs of a row
+// start where the addresses are aligned, which, in the form `any`, may be before its first token.
 struct RowGrid {
     int lanes;              // a power of two, up to kRowThreads (forward) or 32 (backward)
-    int64_t parts, stride;  // pieces of a row, and their length in elements
-    bool packed;            // every pack of every row is aligned
+    int64_t parts, stride;  // of all pieces of a channel; their length in elements
+    bool packed;            // the rows of all tensors lie alike to packs
+
+    // Tokens from the start of the first pack to that of the row.
+    template <Form form, class T>
+    __device__ int shift(const T* row) const {
+        if (form != Form::any || !packed) return 0;
+        return static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(T) % kPack<T>);
+    }
 };
 
+// N tokens from t on, those of the row.
+template <Form form, int N, class T>
+__device__ inline Words<T, N> load_tokens(const T* row, int t, int length, bool packed) {
+    return load_some<form, N>(row + t, -t, length - t, packed);
+}
+
 // The inputs that a pack at t sees, v[W - 1 + j] that of token t + j.
-template <int W, int N, class T>
+template <Form form, int W, int N, bool may_begin = true, class T>
 __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
                                    const Words<T, kBefore>& before, int64_t b, int64_t d, int t,
                                    float (&v)[W - 1 + N]) {
@@ -26,45 +41,78 @@ __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
     for (int j = 0; j < N; ++j) v[W - 1 + j] = now[j];
 #pragma unroll
     for (int j = 0; j < W - 1; ++j) v[j] = past[kBefore - (W - 1) + j];
-    if (p.states && t == 0) {
+    if constexpr (may_begin) {
+        if (!p.states || t >= W - 1) return;
 #pragma unroll
-        for (int j = 0; j < W - 1; ++j) v[j] = p.states.load<float>(b, d, j);
+        for (int j = 0; j < (form == Form::any ? W - 1 + N : W - 1); ++j) {
+            const int place = t + j;
+            if (place >= 0 && place < W - 1) v[j] = p.states.load<float>(b, d, place);
+        }
     }
 }
 
-// What tokens t, t + 1, … see, a byte each; those past the end nothing.
-template <bool general, int N>
+// What tokens t, t + 1, … see, a byte each; those outside of the row nothing.
+template <Form form, int N>
 __device__ inline Words<uint8_t, N> load_taps(const Causal& p, int64_t b, int t, bool packed) {
-    if (general && p.taps != nullptr) {
-        return load_some<general, N>(p.taps + b * p.length + t, static_cast<int>(p.length) - t,
-                                     packed);
+    if (form != Form::whole && p.taps != nullptr) {
+        const bool aligned = packed && form != Form::any;  // as the packs are
+        return load_tokens<form, N>(p.taps + b * p.length, t, static_cast<int>(p.length), aligned);
     }
     Words<uint8_t, N> all;
 #pragma unroll
     for (int i = 0; i < Words<uint8_t, N>::count; ++i) all.words[i] = ~0u;
+    if constexpr (form == Form::any) {
+        const int last = static_cast<int>(p.length) - t;
+        if (t < 0 || last < N) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (j < -t || j >= last) all.words[j / 4] &= ~(0xffu << j % 4 * 8);
+            }
+        }
+    }
     return all;
 }
 
-// v if token j of the taps sees the one `lag` before it.
-template <bool general, int N>
-__device__ inline float keep(const Words<uint8_t, N>& taps, int j, int lag, float v) {
-    return keep<general>(taps.words[j / 4], j % 4 * 8 + lag, v);
+// Whether all of N tokens see all before them.
+template <Form form, int W, int N>
+__device__ inline bool all_seen(const Words<uint8_t, N>& taps) {
+    if constexpr (form == Form::whole) return true;
+    constexpr uint32_t full = ((1u << W) - 1) * 0x01010101u;
+    uint32_t both = full;
+#pragma unroll
+    for (int i = 0; i < Words<uint8_t, N>::count; ++i) both &= taps.words[i];
+    return both == full;
 }
 
-template <bool general, int W, int N>
-__device__ inline float convolve(const float (&v)[W - 1 + N], const float (&filter)[W][1],
-                                 float bias, const Words<uint8_t, N>& taps, int j) {
+// v if token j of the taps sees the one `lag` before it.
+template <bool masked, int N>
+__device__ inline float keep(const Words<uint8_t, N>& taps, int j, int lag, float v) {
+    return keep<masked>(taps.words[j / 4], j % 4 * 8 + lag, v);
+}
+
+template <bool masked, int W, int N>
+__device__ inline float convolve(const float (&v)[W - 1 + N], const float (&filter)[W], float bias,
+                                 const Words<uint8_t, N>& taps, int j) {
     float sum = bias;
 #pragma unroll
     for (int lag = W - 1; lag >= 0; --lag) {
-        const float tap = keep<general>(taps, j, lag, v[W - 1 + j - lag]);
-        sum = fmaf(filter[W - 1 - lag][0], tap, sum);
+        const float tap = keep<masked>(taps, j, lag, v[W - 1 + j - lag]);
+        sum = fmaf(filter[W - 1 - lag], tap, sum);
     }
     return sum;
 }
 
-template <class T, int W, bool general>
-__global__ void __launch_bounds__(kRowThreads)
+template <int W>
+__device__ inline void load_filter(const Causal& p, int64_t d, float (&filter)[W], float& bias) {
+    float taps[W][1], one[1];
+    load_filters<W, 1>(p, d, 1, taps, one);
+#pragma unroll
+    for (int k = 0; k < W; ++k) filter[k] = taps[k][0];
+    bias = one[0];
+}
+
+template <class T, int W, Form form>
+__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
     causal_rows_forward(View<const T> x, View<T> y, Causal p, RowGrid g) {
     constexpr int N = kPack<T>, K = kRowPacks;
     const unsigned lane = threadIdx.x % g.lanes, groups = kRowThreads / g.lanes;
@@ -76,122 +124,161 @@ __global__ void __launch_bounds__(kRowThreads)
     const T* in = x.row(b, d);
     T* out = y.row(b, d);
     const int length = static_cast<int>(p.length), step = g.lanes * N;
-    const int start = static_cast<int>(blockIdx.x % parts * g.stride) + lane * N;
+    const int start = static_cast<int>(blockIdx.x % parts * g.stride) + static_cast<int>(lane) * N -
+                      g.shift<form>(in);
     Words<T, N> raw[K];
     Words<T, kBefore> before[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         const int t = start + k * step;
-        raw[k] = load_some<general, N>(in + t, length - t, g.packed);
-        before[k] = load_some<general, kBefore>(in + t - kBefore, 0 < t && t < length ? kBefore : 0,
-                                                g.packed);
+        raw[k] = load_tokens<form, N>(in, t, length, g.packed);
+        before[k] = load_tokens<form, kBefore>(in, t - kBefore, length, g.packed);
     }
-    float filter[W][1], bias[1];
-    load_filters<W, 1>(p, d, 1, filter, bias);
+    float filter[W], bias;
+    load_filter(p, d, filter, bias);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         const int t = start + k * step;
         if (t >= length) return;
         float v[W - 1 + N], result[N];
-        make_window<W, N>(p, raw[k], before[k], b, d, t, v);
-        const auto taps = load_taps<general, N>(p, b, t, g.packed);
+        make_window<form, W, N>(p, raw[k], before[k], b, d, t, v);
+        const auto taps = load_taps<form, N>(p, b, t, g.packed);
+        const auto sum = [&](auto masked) {
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-            const float sum = convolve<general, W, N>(v, filter, bias[0], taps, j);
-            result[j] = keep<general>(taps, j, 0, p.silu ? silu(sum) : sum);
+            for (int j = 0; j < N; ++j) {
+                result[j] = convolve<masked.value, W, N>(v, filter, bias, taps, j);
+            }
+        };
+        const bool masked = __any_sync(__activemask(), !all_seen<form, W, N>(taps));
+        masked ? sum(std::bool_constant<form != Form::whole>{}) : sum(std::false_type{});
+        if (p.silu) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) result[j] = silu(result[j]);
         }
-        store_some<general>(out + t, result, length - t, g.packed);
+        if (masked) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                result[j] = keep<form != Form::whole>(taps, j, 0, result[j]);
+            }
+        }
+        store_some<form>(out + t, result, -t, length - t, g.packed);
     }
 }
 
-// g: the gradient at the sums, before the activation, of tokens that see `v`.
-template <bool general, int W, int N, class T>
+// What the gradients of a pack at t depend on.
+template <class T, int N>
+struct RowStep {
+    Words<T, N> x = {}, dy = {};
+    Words<T, kBefore> before = {};
+    Words<uint8_t, N> taps = {};
+    Words<uint8_t, kBefore> after = {};
+};
+
+// An inner step is whole, for all lanes, and does not begin a row.
+template <Form form, bool inner, class T, int N>
+__device__ inline void load_step(const Causal& p, const RowGrid& grid, const T* x, const T* dy,
+                                 int64_t b, int t, RowStep<T, N>& to) {
+    const int length = static_cast<int>(p.length);
+    if constexpr (inner) {
+        to.x = *reinterpret_cast<const Words<T, N>*>(x + t);
+        to.before = *reinterpret_cast<const Words<T, kBefore>*>(x + t - kBefore);
+        to.dy = *reinterpret_cast<const Words<T, N>*>(dy + t);
+    } else {
+        to.x = load_tokens<form, N>(x, t, length, grid.packed);
+        to.before = load_tokens<form, kBefore>(x, t - kBefore, length, grid.packed);
+        to.dy = load_tokens<form, N>(dy, t, length, grid.packed);
+    }
+    to.taps = load_taps<form, N>(p, b, t, grid.packed);
+    to.after = {~0u};  // past the end are no gradients
+    if (form != Form::whole && t + N < length) {
+        to.after = load_taps<form, kBefore>(p, b, t + N, grid.packed);
+    }
+}
+
+// g: the (scaled) gradients at the sums of tokens that see `v`.
+template <bool masked, int W, int N, class T>
 __device__ inline void sum_gradients(const Causal& p, const float (&v)[W - 1 + N],
                                      const Words<T, N>& dy, const Words<uint8_t, N>& taps,
-                                     const float (&filter)[W][1], float bias, int count,
-                                     float (&g)[N]) {
-    unpack(dy, g);
+                                     const float (&filter)[W], float bias, float* g) {
+    float own[N];
+    unpack(dy, own);
+    if (p.silu) {
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-        if (p.silu) g[j] *= silu_slope(convolve<general, W, N>(v, filter, bias, taps, j));
-        if (general && j >= count) g[j] = 0.f;
-        g[j] = keep<general>(taps, j, 0, g[j]);
+        for (int j = 0; j < N; ++j) {
+            own[j] *= scaled_silu_slope(convolve<masked, W, N>(v, filter, bias, taps, j));
+        }
     }
+#pragma unroll
+    for (int j = 0; j < N; ++j) g[j] = keep<masked>(taps, j, 0, own[j]);
 }
 
-// A group of lanes walks along its piece of a row from right to left: what a token needs of the
-// gradients to its right is its neighbour's, or of the step before.
-template <class T, int W, bool general>
-__global__ void __launch_bounds__(kRowThreads)
+// A block has a channel (or a few, of short rows), whose pieces its warps share. A group of lanes
+// walks along a piece from right to left: what a token needs of the gradients to its right is its
+// neighbour's, or of the step before.
+template <class T, int W, Form form>
+__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
     causal_rows_backward(CausalBackward<T> io, Causal p, RowGrid grid) {
     constexpr int N = kPack<T>, H = W - 1;
-    const int lanes = grid.lanes, lane = threadIdx.x % lanes;
-    const unsigned groups = 32 / lanes, warp = blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32;
+    const int lanes = grid.lanes, lane = threadIdx.x & (lanes - 1);
+    const unsigned groups = 32 / lanes, group = threadIdx.x % 32 / lanes, warp = threadIdx.x / 32;
     const unsigned columns = (static_cast<unsigned>(p.channels) + groups - 1) / groups;
-    const int64_t part = warp / columns;
-    const unsigned d = warp % columns * groups + threadIdx.x % 32 / lanes;
-    if (part >= grid.parts) return;  // a whole warp
-    const bool active = d < p.channels;
-    float filter[W][1] = {}, bias[1] = {};
-    if (active) load_filters<W, 1>(p, d, 1, filter, bias);
+    const unsigned part = blockIdx.x / columns, d0 = blockIdx.x % columns * groups, d = d0 + group;
+    const bool active = d < p.channels, all_active = d0 + groups <= p.channels;
+    float filter[W] = {}, bias = 0.f;
+    if (active) load_filter(p, d, filter, bias);
+    const float scale = p.silu ? -kLog2E : 1.f;
+#pragma unroll
+    for (int k = 0; k < W; ++k) filter[k] *= scale;
+    bias *= scale;
     float dweight[W] = {}, dbias = 0.f;
 
     const int length = static_cast<int>(p.length), stride = static_cast<int>(grid.stride);
-    const int pieces = (length + stride - 1) / stride, step = lanes * N;
-    for (int64_t item = part; item < p.batch * pieces; item += grid.parts) {
+    const int most = length + (form == Form::any && grid.packed ? N - 1 : 0);
+    const unsigned pieces = (most + stride - 1) / stride;
+    const int step = lanes * N, next_lane = (lane + 1) & (lanes - 1);
+    const unsigned items = static_cast<unsigned>(p.batch) * pieces,
+                   parts = static_cast<unsigned>(grid.parts);
+    for (unsigned item = part * kRowWarps + warp; item < items; item += parts * kRowWarps) {
         const int64_t b = item / pieces;
-        const int begin = static_cast<int>(item % pieces) * stride,
-                  end = min(begin + stride, length);
-        const T *in = io.x.row(b, d), *grad = io.dy.row(b, d);
-        Words<T, N> x[kRowAhead], dy[kRowAhead];  // in flight
-        Words<T, kBefore> before[kRowAhead];
-        const auto fetch = [&](int slot, int t) {
-            const int count = active && t >= begin ? length - t : 0;
-            x[slot] = load_some<general, N>(in + t, count, grid.packed);
-            dy[slot] = load_some<general, N>(grad + t, count, grid.packed);
-            before[slot] = load_some<general, kBefore>(
-                in + t - kBefore, count > 0 && t > 0 ? kBefore : 0, grid.packed);
-        };
-        int t = begin + (end - begin - 1) / step * step + lane * N;
-#pragma unroll
-        for (int u = 0; u < kRowAhead; ++u) fetch(u, t - u * step);
+        // a group without a channel reads the first one's, and writes nothing
+        const T *in = io.x.row(b, active ? d : d0), *grad = io.dy.row(b, active ? d : d0);
+        T* out = io.dx.row(b, d);
+        const int begin = static_cast<int>(item % pieces) * stride - grid.shift<form>(in),
+                  end = min(begin + stride, length), steps = (end - begin + step - 1) / step;
+        if (form == Form::any && end <= begin) continue;
         float right[H] = {};  // the gradients right of the piece, then of the last step
-        if (active && end < length) {
-            const int count = length - end;
-            const auto past = load_some<general, kBefore>(in + end, count, grid.packed);
+        if (end < length) {
+            const auto past = load_tokens<form, kBefore>(in, end, length, grid.packed);
+            const auto past_dy = load_tokens<form, kBefore>(grad, end, length, grid.packed);
             const auto past_before =
-                load_some<general, kBefore>(in + end - kBefore, kBefore, grid.packed);
-            const auto past_dy = load_some<general, kBefore>(grad + end, count, grid.packed);
+                load_tokens<form, kBefore>(in, end - kBefore, length, grid.packed);
+            const auto past_taps = load_taps<form, kBefore>(p, b, end, grid.packed);
             float v[H + kBefore], g[kBefore];
-            make_window<W, kBefore>(p, past, past_before, b, d, end, v);
-            const auto taps = load_taps<general, kBefore>(p, b, end, grid.packed);
-            sum_gradients<general, W, kBefore>(p, v, past_dy, taps, filter, bias[0], count, g);
+            make_window<form, W, kBefore>(p, past, past_before, b, d, end, v);
+            sum_gradients<form != Form::whole, W, kBefore>(p, v, past_dy, past_taps, filter, bias,
+                                                           g);
 #pragma unroll
             for (int j = 0; j < H; ++j) right[j] = g[j];
         }
-        const auto walk = [&](int slot) {
+        const auto walk = [&](int t, const RowStep<T, N>& at, auto inner, auto may_mask) {
+            constexpr bool kMasked = form != Form::whole && may_mask.value;
+            const bool inside = inner.value || (active && t < length);
             float v[H + N], g[N + H];
-            make_window<W, N>(p, x[slot], before[slot], b, d, t, v);
-            const auto taps = load_taps<general, N>(p, b, t, grid.packed);
-            const auto after = load_taps<general, kBefore>(p, b, t + N, grid.packed);
-            float own[N];
-            sum_gradients<general, W, N>(p, v, dy[slot], taps, filter, bias[0], length - t, own);
-            fetch(slot, t - kRowAhead * step);
-#pragma unroll
-            for (int j = 0; j < N; ++j) g[j] = own[j];
+            make_window<form, W, N, !inner.value>(p, at.x, at.before, b, d, t, v);
+            sum_gradients<kMasked, W, N>(p, v, at.dy, at.taps, filter, bias, g);
 #pragma unroll
             for (int j = 0; j < H; ++j) {
-                const float shared = lane == 0 ? right[j] : g[j];
-                g[N + j] = __shfl_sync(0xffffffffu, shared, (lane + 1) % lanes, lanes);
-                right[j] = g[j];
+                const float own = inside ? g[j] : 0.f, shared = lane == 0 ? right[j] : own;
+                g[N + j] = __shfl_sync(0xffffffffu, shared, next_lane, lanes);
+                right[j] = own;
             }
-            if (!active || t >= length) return;
+            if (!inside) return;
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 dbias += g[j];
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
-                    const float tap = keep<general>(taps, j, lag, v[H + j - lag]);
+                    const float tap = keep<kMasked>(at.taps, j, lag, v[H + j - lag]);
                     dweight[H - lag] = fmaf(g[j], tap, dweight[H - lag]);
                 }
             }
@@ -203,30 +290,72 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
                     const float from = j + lag < N
-                                           ? keep<general>(taps, j + lag, lag, g[j + lag])
-                                           : keep<general>(after, j + lag - N, lag, g[j + lag]);
-                    result[j] = fmaf(filter[H - lag][0], from, result[j]);
+                                           ? keep<kMasked>(at.taps, j + lag, lag, g[j + lag])
+                                           : keep<kMasked>(at.after, j + lag - N, lag, g[j + lag]);
+                    result[j] = fmaf(filter[H - lag], from, result[j]);
                 }
             }
-            store_some<general>(io.dx.row(b, d) + t, result, length - t, grid.packed);
+            if constexpr (inner.value) {
+                *reinterpret_cast<Words<T, N>*>(out + t) = pack<T>(result);
+            } else {
+                store_some<form>(out + t, result, -t, length - t, grid.packed);
+            }
         };
-        while (t - lane * N >= begin) {
-#pragma unroll
-            for (int u = 0; u < kRowAhead; ++u, t -= step) {
-                if (t - lane * N >= begin) walk(u);
+        // steps [low, high) are inner ones
+        const bool aligned = (form != Form::any || grid.packed) && all_active;
+        const int high = !aligned ? 0 : (end - begin) / step, low = min(begin > 0 ? 0 : 1, high);
+        int s = steps - 1, t = begin + s * step + lane * N;
+        RowStep<T, N> ahead;
+        while (s >= 0) {
+            if (s >= high || s < low) {
+                load_step<form, false>(p, grid, in, grad, b, t, ahead);
+                walk(t, ahead, std::false_type{}, std::true_type{});
+                --s, t -= step;
+                continue;
+            }
+            load_step<form, true>(p, grid, in, grad, b, t, ahead);
+#pragma unroll 1
+            for (; s >= low; --s, t -= step) {
+                const RowStep<T, N> now = ahead;
+                if (s > low) load_step<form, true>(p, grid, in, grad, b, t - step, ahead);
+                bool masked = false;
+                if constexpr (form != Form::whole) {
+                    masked = __any_sync(0xffffffffu, !all_seen<form, W, N>(now.taps) ||
+                                                         !all_seen<form, W, kBefore>(now.after));
+                }
+                if (masked) {
+                    walk(t, now, std::true_type{}, std::true_type{});
+                } else {
+                    walk(t, now, std::true_type{}, std::false_type{});
+                }
             }
         }
     }
-    if (io.partial == nullptr) return;
+    if (io.partial == nullptr && !io.total.weight && !io.total.bias) return;
+    __shared__ float shared[kRowWarps][8 * (W + 1)];
     const auto reduce = [&](float sum, int k) {
         for (int offset = lanes / 2; offset > 0; offset /= 2) {
             sum += __shfl_xor_sync(0xffffffffu, sum, offset);
         }
-        if (active && lane == 0) io.partial[(part * (W + 1) + k) * p.channels + d] = sum;
+        if (lane == 0) shared[warp][group * (W + 1) + k] = sum;
     };
 #pragma unroll
     for (int k = 0; k < W; ++k) reduce(dweight[k], k);
     reduce(dbias, W);
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < groups * (W + 1); i += kRowThreads) {
+        const unsigned channel = d0 + i / (W + 1), k = i % (W + 1);
+        if (channel >= p.channels) continue;
+        float sum = 0.f;
+#pragma unroll
+        for (int w = 0; w < kRowWarps; ++w) sum += shared[w][i];
+        sum *= scale;  // the gradients at the sums were divided by it
+        if (io.partial != nullptr) {
+            io.partial[(int64_t{part} * (W + 1) + k) * p.channels + channel] = sum;
+        } else {
+            io.total.store(channel, k, W, sum);
+        }
+    }
 }
 
 }  // namespace fusewright::cuda

@@ -89,7 +89,8 @@ __global__ void __launch_bounds__(kUpdateThreads)
     });
 }
 
-// One step of 16 bytes of channels, whose states of W - 1 or W inputs lie side by side.
+// One step of 16 bytes of channels, whose states of W - 1 or W inputs lie side by side; those of a
+// circular buffer start anywhere.
 template <class T, int W, int L>
 __global__ void __launch_bounds__(kUpdateThreads)
     causal_update_packed(View<const T> x, View<T> y, View<T> states, Update p) {
@@ -116,12 +117,21 @@ __global__ void __launch_bounds__(kUpdateThreads)
         }
         float filter[W][N], bias[N];
         load_filters<W, N>(p, d, N, filter, bias);
+        const int start = p.seqlens ? static_cast<int>((p.seqlens(b) % L + L) % L) : 0;
+        const auto stored = [&](int j, int place) {  // from the oldest on
+            place += start;
+            if (place >= L) place -= L;
+            T value = old[j][0];
+#pragma unroll
+            for (int i = 1; i < L; ++i) value = i == place ? old[j][i] : value;
+            return value;
+        };
 #pragma unroll
         for (int j = 0; j < N; ++j) {
             float sum = bias[j];
 #pragma unroll
             for (int k = 0; k + 1 < W; ++k) {
-                sum = fmaf(filter[k][j], to_acc(old[j][L - (W - 1) + k]), sum);
+                sum = fmaf(filter[k][j], to_acc(stored(j, L - (W - 1) + k)), sum);
             }
             sum = fmaf(filter[W - 1][j], to_acc(in[j]), sum);
             result[j] = from_acc<T>(p.silu ? silu(sum) : sum);
@@ -133,7 +143,12 @@ __global__ void __launch_bounds__(kUpdateThreads)
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 const int channel = (i * N + j) / L, place = (i * N + j) % L;
-                pack[j] = place + 1 < L ? old[channel][place + 1 < L ? place + 1 : 0] : in[channel];
+                if (p.seqlens) {
+                    pack[j] = place == start ? in[channel] : old[channel][place];
+                } else {
+                    pack[j] =
+                        place + 1 < L ? old[channel][place + 1 < L ? place + 1 : 0] : in[channel];
+                }
             }
             at[i] = pack;
         }
@@ -212,7 +227,7 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state,
         using T = typename decltype(type)::type;
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
-            const bool packs = p.steps == 1 && !p.seqlens && p.channels % N == 0 &&
+            const bool packs = p.steps == 1 && p.channels % N == 0 &&
                                conv_state.scalar_type() == x.scalar_type() && strided(x, 1, N) &&
                                strided(y, 1, N) && strided(conv_state, p.length, N) &&
                                (p.length == 1 || conv_state.stride(2) == 1);

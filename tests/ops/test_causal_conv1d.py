@@ -105,6 +105,38 @@ def test_strides(backend: str, device: str, dtype: torch.dtype) -> None:
         check_values(CAUSAL_CONV1D, (expanded, *rest), backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1021, 1024, 2053])
+@pytest.mark.parametrize("sequences", [None, "long", "short"])
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_long_rows(
+    backend: str,
+    device: str,
+    dtype: torch.dtype,
+    length: int,
+    sequences: str | None,
+    channel_last: bool,
+) -> None:
+    """Rows of many packs, aligned or not, whose tokens mostly see all before them, or seldom."""
+    x, weight, bias, ids, states, *rest = sample(
+        dtype=dtype,
+        device=device,
+        shape=(2, 24, length),
+        channel_last=channel_last,
+        seq_idx=True,
+        initial_states=True,
+        return_final_states=True,
+    )
+    if sequences == "long":
+        ids = torch.arange(length, device=device).div(300, rounding_mode="floor").expand(2, -1)
+    args = (x, weight, bias, None if sequences is None else ids, states, *rest)
+    check_values(CAUSAL_CONV1D, args, backend)
+    if not channel_last:  # no row begins where the tensor does
+        wide = torch.randn(2, 24, length + 11, dtype=dtype, device=device)
+        wide[..., 3 : 3 + length] = x
+        check_values(CAUSAL_CONV1D, (wide[..., 3 : 3 + length], *args[1:]), backend)
+
+
 def test_expanded_output_gradient(backend: str, device: str) -> None:
     x, weight, *_ = sample(device=device)
     x.requires_grad_()

@@ -53,6 +53,26 @@ def test_against_the_reference(
             check(args, backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [2, 3, 4])
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize("states", [None, 9])
+def test_one_step_of_whole_packs(
+    backend: str, device: str, dtype: torch.dtype, width: int, circular: bool, states: int | None
+) -> None:
+    for length in (width - 1, width):
+        args = OP.sample(
+            dtype=dtype,
+            device=device,
+            shape=(5, 64, 1),
+            width=width,
+            length=length,
+            circular=circular,
+            states=states,
+        )
+        check(args, backend)
+
+
 @pytest.mark.parametrize("circular", [False, True])
 def test_steps_equal_the_whole(backend: str, device: str, circular: bool) -> None:
     x, _, weight, bias, *_ = OP.sample(dtype=torch.float64, device=device, shape=(2, 5, 17))
