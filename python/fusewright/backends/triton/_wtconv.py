@@ -17,7 +17,11 @@ from fusewright.backends.triton._launch import kernel, none_like, power_of_2, pr
 from fusewright.backends.triton._math import accumulator, is_double
 from fusewright.backends.triton._reduce import as_gradient
 from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
+from fusewright.backends.triton._wtconv_large import fw_wt_large
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
+
+# The largest filters that are unrolled, and how many weights a thread holds in registers.
+_UNROLLED, _HELD = 7, 125
 
 
 def forward(
@@ -124,7 +128,6 @@ def _apply(
     for level in reversed(range(max(len(weights), 1))):
         image = images[level]
         out = y if level == 0 else _dense(image, image.shape[2:], accumulator(x))
-        block = _blocks(image, _halves(image))
         has_bands = level < len(weights)
         parameters: list[Any] = [None] * 5
         if has_bands:
@@ -135,24 +138,59 @@ def _apply(
                 None if base_bias is None else base_bias.contiguous(),
                 base_scale.contiguous(),
             )
-        kernel(fw_wt_level)[(_programs(image, _halves(image), block),)](
-            image,
-            deeper,
-            out,
-            *parameters,
-            *_sizes(image),
-            *_strides(image),
-            *_strides(out),
-            DIMS=x.dim() - 2,
-            K=size,
-            PAD=size - 1 - pad if flip else pad,
-            FLIP=flip,
-            DOUBLE=is_double(x),
-            LAST=_is_last(image),
-            **block,
-            num_warps=4,
-        )
+        _level(image, deeper, out, parameters, size, size - 1 - pad if flip else pad, flip)
         deeper = out
+
+
+def _level(
+    image: Tensor,
+    deeper: Tensor | None,
+    out: Tensor,
+    parameters: Sequence[Tensor | None],
+    size: int,
+    pad: int,
+    flip: bool,
+) -> None:
+    """One level, by columns unless its filters are so large that unrolled they'd compile long."""
+    dims = image.dim() - 2
+    halves = _halves(image)
+    options = {
+        "DIMS": dims,
+        "K": size,
+        "PAD": pad,
+        "FLIP": flip,
+        "DOUBLE": is_double(image),
+        "LAST": _is_last(image),
+        "num_warps": 4,
+    }
+    places = (*_strides(image), *_strides(out))
+    if size > _UNROLLED:
+        block = _blocks(image, halves)
+        kernel(fw_wt_large)[(_programs(image, halves, block),)](
+            image, deeper, out, *parameters, *_sizes(image), *places, **options, **block
+        )
+        return
+    height = halves[0] if dims == 2 else 1
+    block = _blocks(image, [image.shape[0], halves[-1]], tile=128)
+    tiles = triton.cdiv(image.shape[0] * halves[-1], block["BLOCK_P"])
+    columns = tiles * triton.cdiv(image.shape[1], block["BLOCK_C"])
+    # a walk of fewer rows reads more above and below of what it computes
+    chunks = max(1, min(height // (2 * size), 8 * processors(image) // columns))
+    rows = triton.cdiv(height, chunks)
+    taps = size**dims * (2 * dims + 1)
+    kernel(fw_wt_level)[(columns * triton.cdiv(height, rows),)](
+        image,
+        deeper,
+        out,
+        *parameters,
+        image.shape[0],
+        *_sizes(image),
+        rows,
+        *places,
+        **options,
+        HOLD=taps <= _HELD,
+        **block,
+    )
 
 
 def _filter_gradients(
