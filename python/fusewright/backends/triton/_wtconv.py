@@ -20,8 +20,8 @@ from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
 from fusewright.backends.triton._wtconv_large import fw_wt_large
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
 
-# The largest filters that are unrolled, and how many weights a thread holds in registers.
-_UNROLLED, _HELD = 7, 125
+# The largest filters that are unrolled, and how many weights or sums a thread holds in registers.
+_UNROLLED, _HELD, _SUMS = 7, 125, 100
 
 
 def forward(
@@ -210,12 +210,17 @@ def _filter_gradients(
     rows = size if dims == 2 else 1
     bands = 1 if is_base else 2**dims
     sizes = list(x.shape[2:]) if is_base else _halves(x)
-    positions = [x.shape[0], *sizes]
-    block = _blocks(x, positions)
-    tiles = triton.cdiv(_product(positions), block["BLOCK_P"])
-    groups = triton.cdiv(channels, block["BLOCK_C"]) * rows
-    steps = triton.cdiv(tiles, max(1, min(tiles, 16 * processors(x) // groups)))
-    shares = triton.cdiv(tiles, steps)
+    height = sizes[0] if dims == 2 else 1
+    tap_rows = rows if bands * rows * size <= _SUMS else 1
+    block = _blocks(x, [x.shape[0], sizes[-1]], tile=128)
+    tiles = triton.cdiv(x.shape[0] * sizes[-1], block["BLOCK_P"])
+    groups = triton.cdiv(channels, block["BLOCK_C"]) * (rows // tap_rows)
+    filling = triton.cdiv(4 * processors(x), groups)
+    chunks = max(1, min(height // (2 * size), triton.cdiv(filling, tiles)))
+    chunk = triton.cdiv(height, chunks)
+    chunks = triton.cdiv(height, chunk)
+    steps = triton.cdiv(tiles * chunks, filling)
+    shares = triton.cdiv(tiles * chunks, steps)
     sums = bands * rows * size + 1
     partial = x.new_empty((shares, channels, sums), dtype=accumulator(x))
     kernel(fw_wt_correlate)[(shares * groups,)](
@@ -225,14 +230,17 @@ def _filter_gradients(
         x.shape[0],
         *_sizes(x),
         steps,
+        tiles * chunks,
+        chunks,
+        chunk,
         *_strides(x),
         *_strides(grad),
         DIMS=dims,
         HAAR=not is_base,
         K=size,
         PAD=(size - 1) // 2,
+        TAP_ROWS=tap_rows,
         DOUBLE=is_double(x),
-        LANES=power_of_2(size),
         **block,
         num_warps=4,
     )
