@@ -16,29 +16,30 @@ from fusewright.backends.triton._math import fw_activate, fw_activate_grad, fw_n
 def fw_chunk_unpack(v, N: tl.constexpr, CHUNK: tl.constexpr):
     """The columns of (N, CHUNK), which a thread holds, as a tuple."""
     even, odd = tl.split(tl.reshape(v, (N, CHUNK // 2, 2)))
-    if CHUNK == 4:  # else: Triton compiles what follows a return
-        v0, v2 = tl.split(even)
-        v1, v3 = tl.split(odd)
-        return v0, v1, v2, v3
-    else:
+    if CHUNK == 8:
         v04, v26 = tl.split(tl.reshape(even, (N, 2, 2)))
         v15, v37 = tl.split(tl.reshape(odd, (N, 2, 2)))
         v0, v4 = tl.split(v04)
         v1, v5 = tl.split(v15)
         v2, v6 = tl.split(v26)
         v3, v7 = tl.split(v37)
-        return v0, v1, v2, v3, v4, v5, v6, v7
+        columns = (v0, v1, v2, v3, v4, v5, v6, v7)
+    else:
+        v0, v2 = tl.split(even)
+        v1, v3 = tl.split(odd)
+        columns = (v0, v1, v2, v3)
+    return columns
 
 
 @triton.jit
 def fw_chunk_pack(v, N: tl.constexpr, CHUNK: tl.constexpr):
     """The opposite."""
-    if CHUNK == 4:
-        return tl.reshape(tl.join(tl.join(v[0], v[2]), tl.join(v[1], v[3])), (N, 4))
-    else:
+    if CHUNK == 8:
         even = tl.join(tl.join(v[0], v[4]), tl.join(v[2], v[6]))
         odd = tl.join(tl.join(v[1], v[5]), tl.join(v[3], v[7]))
-        return tl.reshape(tl.join(even, odd), (N, 8))
+    else:
+        even, odd = tl.join(v[0], v[2]), tl.join(v[1], v[3])
+    return tl.reshape(tl.join(even, odd), (N, CHUNK))
 
 
 @triton.jit

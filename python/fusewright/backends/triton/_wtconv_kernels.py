@@ -90,7 +90,9 @@ def fw_wt_at(n, c, i, j, C, h, w, LAST: tl.constexpr):
 
 
 @triton.jit
-def fw_wt_columns(ptr, i, dj: tl.constexpr, j, inside, H, W, sh, sw, DIMS: tl.constexpr, ACC: tl.constexpr):
+def fw_wt_columns(
+    ptr, i, dj: tl.constexpr, j, inside, H, W, sh, sw, DIMS: tl.constexpr, ACC: tl.constexpr
+):
     """The block of `fw_wt_block` in row i and dj columns beside j, ptr standing at (0, j)."""
     at = ptr + 2 * i * sh + 2 * dj * sw
     left = inside & (j + dj >= 0) & (2 * (j + dj) < W)

@@ -121,7 +121,7 @@ def fw_wt_any(
     acc, a, b, d, e, bw_ptr, c, C, ty, tx,
     K: tl.constexpr, FLIP: tl.constexpr, DIMS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Add to acc what the pixels a b / d e give, the first through tap (ty, tx) that may lie outside of the filter."""
+    """Add what the pixels a b / d e give, the first through tap (ty, tx), which may not exist."""
     acc += a * fw_wt_tap(bw_ptr, c, C, ty, tx, K, FLIP, DIMS, ACC)
     acc += b * fw_wt_tap(bw_ptr, c, C, ty, tx + 1, K, FLIP, DIMS, ACC)
     if DIMS == 2:
