@@ -17,7 +17,11 @@ from fusewright.backends.triton._launch import kernel, none_like, power_of_2, pr
 from fusewright.backends.triton._math import accumulator, is_double
 from fusewright.backends.triton._reduce import as_gradient
 from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
+from fusewright.backends.triton._wtconv_large import fw_wt_large
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
+
+# The largest filters that are unrolled, and how many weights or sums a thread holds in registers.
+_UNROLLED, _HELD, _SUMS = 7, 125, 100
 
 
 def forward(
@@ -124,7 +128,6 @@ def _apply(
     for level in reversed(range(max(len(weights), 1))):
         image = images[level]
         out = y if level == 0 else _dense(image, image.shape[2:], accumulator(x))
-        block = _blocks(image, _halves(image))
         has_bands = level < len(weights)
         parameters: list[Any] = [None] * 5
         if has_bands:
@@ -135,24 +138,59 @@ def _apply(
                 None if base_bias is None else base_bias.contiguous(),
                 base_scale.contiguous(),
             )
-        kernel(fw_wt_level)[(_programs(image, _halves(image), block),)](
-            image,
-            deeper,
-            out,
-            *parameters,
-            *_sizes(image),
-            *_strides(image),
-            *_strides(out),
-            DIMS=x.dim() - 2,
-            K=size,
-            PAD=size - 1 - pad if flip else pad,
-            FLIP=flip,
-            DOUBLE=is_double(x),
-            LAST=_is_last(image),
-            **block,
-            num_warps=4,
-        )
+        _level(image, deeper, out, parameters, size, size - 1 - pad if flip else pad, flip)
         deeper = out
+
+
+def _level(
+    image: Tensor,
+    deeper: Tensor | None,
+    out: Tensor,
+    parameters: Sequence[Tensor | None],
+    size: int,
+    pad: int,
+    flip: bool,
+) -> None:
+    """One level, by columns unless its filters are so large that unrolled they'd compile long."""
+    dims = image.dim() - 2
+    halves = _halves(image)
+    options = {
+        "DIMS": dims,
+        "K": size,
+        "PAD": pad,
+        "FLIP": flip,
+        "DOUBLE": is_double(image),
+        "LAST": _is_last(image),
+        "num_warps": 4,
+    }
+    places = (*_strides(image), *_strides(out))
+    if size > _UNROLLED:
+        block = _blocks(image, halves)
+        kernel(fw_wt_large)[(_programs(image, halves, block),)](
+            image, deeper, out, *parameters, *_sizes(image), *places, **options, **block
+        )
+        return
+    height = halves[0] if dims == 2 else 1
+    block = _blocks(image, [image.shape[0], halves[-1]], tile=128)
+    tiles = triton.cdiv(image.shape[0] * halves[-1], block["BLOCK_P"])
+    columns = tiles * triton.cdiv(image.shape[1], block["BLOCK_C"])
+    # a walk of fewer rows reads more above and below of what it computes
+    chunks = max(1, min(height // (2 * size), 8 * processors(image) // columns))
+    rows = triton.cdiv(height, chunks)
+    taps = size**dims * (2 * dims + 1)
+    kernel(fw_wt_level)[(columns * triton.cdiv(height, rows),)](
+        image,
+        deeper,
+        out,
+        *parameters,
+        image.shape[0],
+        *_sizes(image),
+        rows,
+        *places,
+        **options,
+        HOLD=taps <= _HELD,
+        **block,
+    )
 
 
 def _filter_gradients(
@@ -172,12 +210,17 @@ def _filter_gradients(
     rows = size if dims == 2 else 1
     bands = 1 if is_base else 2**dims
     sizes = list(x.shape[2:]) if is_base else _halves(x)
-    positions = [x.shape[0], *sizes]
-    block = _blocks(x, positions)
-    tiles = triton.cdiv(_product(positions), block["BLOCK_P"])
-    groups = triton.cdiv(channels, block["BLOCK_C"]) * rows
-    steps = triton.cdiv(tiles, max(1, min(tiles, 16 * processors(x) // groups)))
-    shares = triton.cdiv(tiles, steps)
+    height = sizes[0] if dims == 2 else 1
+    tap_rows = rows if bands * rows * size <= _SUMS else 1
+    block = _blocks(x, [x.shape[0], sizes[-1]], tile=128)
+    tiles = triton.cdiv(x.shape[0] * sizes[-1], block["BLOCK_P"])
+    groups = triton.cdiv(channels, block["BLOCK_C"]) * (rows // tap_rows)
+    filling = triton.cdiv(4 * processors(x), groups)
+    chunks = max(1, min(height // (2 * size), triton.cdiv(filling, tiles)))
+    chunk = triton.cdiv(height, chunks)
+    chunks = triton.cdiv(height, chunk)
+    steps = triton.cdiv(tiles * chunks, filling)
+    shares = triton.cdiv(tiles * chunks, steps)
     sums = bands * rows * size + 1
     partial = x.new_empty((shares, channels, sums), dtype=accumulator(x))
     kernel(fw_wt_correlate)[(shares * groups,)](
@@ -187,14 +230,17 @@ def _filter_gradients(
         x.shape[0],
         *_sizes(x),
         steps,
+        tiles * chunks,
+        chunks,
+        chunk,
         *_strides(x),
         *_strides(grad),
         DIMS=dims,
         HAAR=not is_base,
         K=size,
         PAD=(size - 1) // 2,
+        TAP_ROWS=tap_rows,
         DOUBLE=is_double(x),
-        LANES=power_of_2(size),
         **block,
         num_warps=4,
     )

@@ -6,86 +6,112 @@ import triton
 import triton.language as tl
 
 from fusewright.backends.triton._math import fw_narrow, fw_widen
-from fusewright.backends.triton._wtconv_kernels import fw_wt_bands, fw_wt_block
+from fusewright.backends.triton._wtconv_kernels import (
+    fw_wt_butterfly,
+    fw_wt_columns,
+    fw_wt_fill,
+)
 
 
 @triton.jit
 def fw_wt_bands_at(
-    ptr, n, c, i, j, inside, H, W, sn, sc, sh, sw, DIMS: tl.constexpr, HAAR: tl.constexpr,
+    ptr, i, dj: tl.constexpr, j, inside, H, W, sh, sw, DIMS: tl.constexpr, HAAR: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """The bands at (i, j) of an image, or without Haar its pixels alone."""
+    """The bands in row i and dj columns beside j, ptr standing at (0, j); or the pixels alone.
+
+    The bands lack their factor: twice that of an orthonormal transform.
+    """
     if HAAR:
-        a, b, c_, d = fw_wt_block(
-            ptr + n * sn + c * sc, i, j, inside, H, W, sh, sw, DIMS, ACC
-        )  # fmt: skip
-        return fw_wt_bands(a, b, c_, d, DIMS)
-    mask = inside & (i >= 0) & (i < H) & (j >= 0) & (j < W)
-    v = tl.load(ptr + n * sn + c * sc + i * sh + j * sw, mask=mask, other=0.0)
-    v = fw_widen(v, ACC)
+        a, b, c, d = fw_wt_columns(ptr, i, dj, j, inside, H, W, sh, sw, DIMS, ACC)
+        return fw_wt_butterfly(a, b, c, d, DIMS)
+    mask = inside & (i >= 0) & (i < H) & (j + dj >= 0) & (j + dj < W)
+    v = fw_widen(tl.load(ptr + i * sh + dj * sw, mask=mask, other=0.0), ACC)
     return v, v, v, v
 
 
 @triton.jit
-def fw_wt_correlate(
-    x_ptr, g_ptr, out_ptr, N, C, H, W, steps, xn, xc, xh, xw, gn, gc, gh, gw,
-    DIMS: tl.constexpr, HAAR: tl.constexpr, K: tl.constexpr, PAD: tl.constexpr,
-    DOUBLE: tl.constexpr, LANES: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
-    """A program's share of the sums of gradient times input, for one row of taps.
+def fw_wt_products(sums, rows, v, ox: tl.constexpr, K: tl.constexpr, TAP_ROWS: tl.constexpr,
+                   BANDS: tl.constexpr):  # fmt: skip
+    """Add to the sums of the taps in column ox the products of v with the rows of gradients."""
+    many = ()
+    for k in tl.static_range(TAP_ROWS * K * BANDS):
+        if k // BANDS % K == ox:
+            many = many + (sums[k] + rows[k // (K * BANDS) * BANDS + k % BANDS] * v[k % BANDS],)
+        else:
+            many = many + (sums[k],)
+    return many
 
-    Every program takes `steps` tiles of positions, counted over all images. The sums of a channel
-    stand behind one another, band by band, and after them the sum of the gradient.
+
+@triton.jit
+def fw_wt_correlate(
+    x_ptr, g_ptr, out_ptr, N, C, H, W, steps, units, chunks, rows, xn, xc, xh, xw, gn, gc, gh, gw,
+    DIMS: tl.constexpr, HAAR: tl.constexpr, K: tl.constexpr, PAD: tl.constexpr,
+    TAP_ROWS: tl.constexpr, DOUBLE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """A program's share of the sums of gradient times input, for `TAP_ROWS` rows of taps.
+
+    It walks down `steps` of the `units`, each a chunk of rows in columns of any images. The sums
+    of a channel stand behind one another, band by band, and after them the sum of the gradient.
     """
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     ROWS: tl.constexpr = K if DIMS == 2 else 1
-    BANDS: tl.constexpr = (4 if DIMS == 2 else 2) if HAAR else 1
+    BANDS: tl.constexpr = 2 * DIMS if HAAR else 1
+    GROUPS: tl.constexpr = ROWS // TAP_ROWS
     PAD_Y: tl.constexpr = PAD if DIMS == 2 else 0
     SUMS: tl.constexpr = BANDS * ROWS * K + 1
+    # the factors of both transforms
+    NORM: tl.constexpr = (0.25 if DIMS == 2 else 0.5) if HAAR else 1.0
     h = tl.cdiv(H, 2) if HAAR and DIMS == 2 else H
     w = tl.cdiv(W, 2) if HAAR else W
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
-    oy = pid % ROWS
-    share = pid // (ROWS * blocks)
-    c = (pid // ROWS % blocks * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
-    p = (share * steps * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
-    out_ptr += (share * C + c) * SUMS
-    lanes = tl.arange(0, LANES)[None, :]
-    s0 = tl.zeros((BLOCK_C, LANES), ACC)
-    s1, s2, s3 = s0, s0, s0
-    own = tl.zeros((BLOCK_C, BLOCK_P), ACC)
-    for _ in range(steps):
-        n, q = p // (h * w), p % (h * w)
-        i, j = q // w, q % w
+    group = pid % GROUPS
+    share = pid // (GROUPS * blocks)
+    c = (pid // GROUPS % blocks * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
+    zero = tl.zeros((BLOCK_C, BLOCK_P), ACC)
+    sums = fw_wt_fill(zero, BANDS * TAP_ROWS * K)
+    own = zero
+    for unit in range(share * steps, min((share + 1) * steps, units)):
+        p = (unit // chunks * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
+        first = unit % chunks * rows
+        n, j = p // w, p % w
         inside = (c < C) & (n < N)
-        g0, g1, g2, g3 = fw_wt_bands_at(
-            g_ptr, n, c, i, j, inside, H, W, gn, gc, gh, gw, DIMS, HAAR, ACC
-        )  # fmt: skip
-        own += g0
-        for ox in tl.static_range(K):
-            v0, v1, v2, v3 = fw_wt_bands_at(
-                x_ptr, n, c, i + oy - PAD_Y, j + (ox - PAD), inside, H, W, xn, xc, xh, xw,
-                DIMS, HAAR, ACC,
+        width: tl.constexpr = 2 if HAAR else 1
+        x_at = x_ptr + n * xn + c * xc + width * j * xw
+        g_at = g_ptr + n * gn + c * gc + width * j * gw
+        count = min(rows, h - first)
+        gradients = fw_wt_fill(zero, BANDS * TAP_ROWS)
+        for t in range(count + TAP_ROWS - 1):
+            g = fw_wt_bands_at(
+                g_at, first + t, 0, j, inside & (t < count), H, W, gh, gw, DIMS, HAAR, ACC
             )  # fmt: skip
-            here = lanes == ox
-            s0 += tl.where(here, tl.sum(g0 * v0, 1)[:, None], 0.0)
-            if BANDS > 1:
-                s1 += tl.where(here, tl.sum(g1 * v1, 1)[:, None], 0.0)
-            if BANDS > 2:
-                s2 += tl.where(here, tl.sum(g2 * v2, 1)[:, None], 0.0)
-                s3 += tl.where(here, tl.sum(g3 * v3, 1)[:, None], 0.0)
-        p += BLOCK_P
-    at = out_ptr + oy * K + lanes
-    mask = (c < C) & (lanes < K)
-    tl.store(at, s0, mask=mask)
-    if BANDS > 1:
-        tl.store(at + ROWS * K, s1, mask=mask)
-    if BANDS > 2:
-        tl.store(at + 2 * ROWS * K, s2, mask=mask)
-        tl.store(at + 3 * ROWS * K, s3, mask=mask)
-    if oy == 0:
-        tl.store(out_ptr + SUMS - 1, tl.sum(own, 1)[:, None], mask=c < C)
+            own += g[0]
+            gradients = fw_wt_push(gradients, g, BANDS, TAP_ROWS)
+            i = first + t + group * TAP_ROWS - PAD_Y
+            for ox in tl.static_range(K):
+                v = fw_wt_bands_at(
+                    x_at, i, ox - PAD, j, inside, H, W, xh, xw, DIMS, HAAR, ACC
+                )  # fmt: skip
+                sums = fw_wt_products(sums, gradients, v, ox, K, TAP_ROWS, BANDS)
+    at = out_ptr + (share * C + c) * SUMS
+    for tap in tl.static_range(TAP_ROWS * K):
+        for band in tl.static_range(BANDS):
+            place = at + (band * ROWS + group * TAP_ROWS) * K + tap
+            tl.store(place, tl.sum(sums[tap * BANDS + band], 1)[:, None] * NORM, mask=c < C)
+    if group == 0:
+        tl.store(at + SUMS - 1, tl.sum(own, 1)[:, None], mask=c < C)
+
+
+@triton.jit
+def fw_wt_push(rows, row, SIZE: tl.constexpr, COUNT: tl.constexpr):
+    """`row` before all rows but the last."""
+    many = ()
+    for k in tl.static_range(SIZE):
+        many = many + (row[k],)
+    for k in tl.static_range(SIZE * (COUNT - 1)):
+        many = many + (rows[k],)
+    return many
 
 
 @triton.jit
