@@ -1,14 +1,24 @@
-"""Calls that reach every CUDA kernel: each fast path, and what is beside them."""
+"""Calls that reach every CUDA kernel: each fast path, and what is beside them.
+
+As a script it makes them all, or those of the operators named, for a sanitizer:
+
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # or what lies beyond a tensor is torch's own pool
+    for tool in memcheck racecheck initcheck; do
+        compute-sanitizer --tool $tool --error-exitcode 1 python tests/cuda_calls.py
+    done
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from check import map_tensors
+from fusewright import ops
 from fusewright._derivative import as_tuple
 from fusewright._op import Op
 from fusewright._schema import tensors_of
@@ -65,32 +75,41 @@ CALLS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def leaves_of(op: Op, args: Sequence[Any]) -> list[Any]:
+def leaves_of(op: Op, args: Sequence[Any], device: str | None = None) -> list[Any]:
     """Arguments in memory of their own, which require a gradient where the operator has one."""
     differentiable = op.backward_signature is not None
-    own = [
-        [t.detach().clone() for t in value]
-        if isinstance(value, list)
-        else value.detach().clone()
-        if isinstance(value, Tensor)
-        else value
-        for value in args
-    ]
-    return map_tensors(lambda t: t.requires_grad_(differentiable), own)
+
+    def own(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own(v) for v in value]
+        if not isinstance(value, Tensor):
+            return value
+        copy = value.detach().to(device or value.device, copy=True)
+        return copy.requires_grad_(differentiable and copy.is_floating_point())
+
+    return [own(value) for value in args]
 
 
 def run(op: Op, leaves: Sequence[Any]) -> list[Tensor]:
     """Outputs, arguments written to, and gradients, whose cotangents are the outputs."""
     outputs = [out for out in as_tuple(op(*leaves, backend="cuda")) if out is not None]
     with_grad = [out for out in outputs if out.requires_grad]
-    written = [
-        value
-        for argument, value in zip(op.signature.arguments, leaves, strict=True)
-        if "!" in argument.type
-    ]
+    names = re.findall(r"Tensor\(\w!\) (\w+)", op.forward)
+    written = [leaves[op.signature.names.index(name)] for name in names]
     if not with_grad:
         return outputs + written
     wanted = [t for value in leaves for t in tensors_of(value) if t.requires_grad]
     cotangents = [out.detach() for out in with_grad]
     found = torch.autograd.grad(with_grad, wanted, cotangents, allow_unused=True)
     return [*outputs, *written, *(g for g in found if g is not None)]
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CALLS:
+        for options in CALLS[name]:
+            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+                print(name, options, dtype, flush=True)
+                op = ops.load_all()[name]
+                # drawn on the host: the generator's kernels are not what is checked
+                run(op, leaves_of(op, op.sample(dtype=dtype, **options), device="cuda"))
+                torch.cuda.synchronize()

@@ -99,15 +99,7 @@ def test_second_device(name: str, options: dict[str, Any]) -> None:
     values = leaves_of(op, op.sample(dtype=torch.bfloat16, device="cuda:0", **options))
     expected = run(op, leaves_of(op, values))
     assert torch.cuda.current_device() == 0
-    there = [
-        [v.to("cuda:1") for v in value]
-        if isinstance(value, list)
-        else value.to("cuda:1")
-        if isinstance(value, Tensor)
-        else value
-        for value in values
-    ]
-    results = run(op, leaves_of(op, there))
+    results = run(op, leaves_of(op, values, device="cuda:1"))
     assert torch.cuda.current_device() == 0
     assert all(r.device == torch.device("cuda:1") for r in results)
     assert_same([r.to("cuda:0") for r in results], expected)
