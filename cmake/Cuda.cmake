@@ -69,4 +69,9 @@ set_target_properties(fusewright_cuda PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY $<$<NOT:$<BOOL:${SKBUILD}>>:${FUSEWRIGHT_LIBRARY_DIR}>)
 if(SKBUILD)
   install(TARGETS fusewright_cuda LIBRARY DESTINATION ${FUSEWRIGHT_LIBRARY_DIR})
+  # the licences of what is compiled in, which CUTLASS's asks for
+  set(licenses ${SKBUILD_METADATA_DIR}/licenses)
+  file(GLOB cutlass_license ${cutlass_package}/../nvidia_cutlass-*.dist-info/licenses/LICENSE.txt)
+  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${licenses})
+  install(FILES ${cutlass_license} DESTINATION ${licenses} RENAME LICENSE.cutlass)
 endif()

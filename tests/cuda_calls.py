@@ -1,11 +1,6 @@
 """Calls that reach every CUDA kernel: each fast path, and what is beside them.
 
-As a script it makes them all, or those of the operators named, for a sanitizer:
-
-    export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # or what lies beyond a tensor is torch's own pool
-    for tool in memcheck racecheck initcheck; do
-        compute-sanitizer --tool $tool --error-exitcode 1 python tests/cuda_calls.py
-    done
+As a script it makes them all, or those of the operators named, for a sanitizer: see docs/cuda.md.
 """
 
 from __future__ import annotations
