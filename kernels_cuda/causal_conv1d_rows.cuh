@@ -26,7 +26,7 @@ __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
     for (int j = 0; j < N; ++j) v[W - 1 + j] = now[j];
 #pragma unroll
     for (int j = 0; j < W - 1; ++j) v[j] = past[kBefore - (W - 1) + j];
-    if (p.states && t == 0) {
+    if (p.states && t == 0 && d < p.channels) {  // a group past the last channel has none
 #pragma unroll
         for (int j = 0; j < W - 1; ++j) v[j] = p.states.load<float>(b, d, j);
     }

@@ -38,6 +38,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"shape": (2, 16, 72), "seq_idx": True, "initial_states": True},
         {"shape": (2, 72, 130), "channel_last": True, "return_final_states": True},
         {"shape": (2, 72, 131), "channel_last": True, "seq_idx": True, "width": 2},
+        {"shape": (2, 3, 33), "width": 3, "initial_states": True},
         {"shape": (2, 3, 33), "width": 6, "silu": False},
     ],
     "causal_conv1d_update": [

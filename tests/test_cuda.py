@@ -105,6 +105,18 @@ def test_second_device(name: str, options: dict[str, Any]) -> None:
     assert_same([r.to("cuda:0") for r in results], expected)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 0, 5), (2, 3, 0, 5), (0, 3, 4, 5), (2, 0, 4, 5)])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_nothing(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Rows without columns and columns without rows: nothing is written where there is nothing."""
+    op = OPS[name]
+    args = op.sample(shape=shape, norm_dims=3, residual=True, dtype=dtype, device="cuda")
+    results = run(op, leaves_of(op, args))
+    torch.cuda.synchronize()
+    assert not any(r.isnan().any() for r in results)
+
+
 # Calls past the Python layer. What only the GPU could read is no error: it gives NaN, or nothing,
 # and reaches no memory that is not the tensors'. Of another dtype, a gradient is converted.
 
