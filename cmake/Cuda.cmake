@@ -1,6 +1,21 @@
 # The CUDA library: compiled for every architecture of the list, without a GPU and without a CUDA
 # build of torch. CUTLASS's headers come from the pinned build requirement nvidia-cutlass.
 
+execute_process(
+  COMMAND ${Python_EXECUTABLE} -c
+          "from importlib.util import find_spec; print(find_spec('cutlass_library').submodule_search_locations[0])"
+  OUTPUT_VARIABLE cutlass_package OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+set(CUTLASS_INCLUDE_DIR ${cutlass_package}/source/include)
+if(NOT EXISTS ${CUTLASS_INCLUDE_DIR}/cutlass/cutlass.h)
+  set(advice "The CUDA kernels need CUTLASS's headers, which ${Python_EXECUTABLE} does not find: "
+             "pip install nvidia-cutlass==4.2.0 --no-deps")
+  if(FUSEWRIGHT_CUDA STREQUAL ON)
+    message(FATAL_ERROR ${advice})
+  endif()
+  message(WARNING ${advice} "\nThis build goes on without the CUDA kernels.")
+  return()
+endif()
+
 set(FUSEWRIGHT_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;100-real;120" CACHE STRING
     "Architectures of the CUDA kernels; the last one leaves PTX for what comes after")
 set(CMAKE_CUDA_ARCHITECTURES ${FUSEWRIGHT_CUDA_ARCHITECTURES})
@@ -12,16 +27,6 @@ if(CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
 endif()
 enable_language(CUDA)
-
-execute_process(
-  COMMAND ${Python_EXECUTABLE} -c
-          "from importlib.util import find_spec; print(find_spec('cutlass_library').submodule_search_locations[0])"
-  OUTPUT_VARIABLE cutlass_package OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-set(CUTLASS_INCLUDE_DIR ${cutlass_package}/source/include)
-if(NOT EXISTS ${CUTLASS_INCLUDE_DIR}/cutlass/cutlass.h)
-  message(FATAL_ERROR "The CUDA kernels need CUTLASS's headers, which ${Python_EXECUTABLE} does "
-                      "not find: pip install nvidia-cutlass==4.2.0 --no-deps")
-endif()
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels_cuda/*.cu)
 set(cuda_generated ${PROJECT_BINARY_DIR}/cuda)
@@ -51,7 +56,9 @@ foreach(target ${cuda_targets})
   target_include_directories(${target} SYSTEM PRIVATE ${CUTLASS_INCLUDE_DIR})
   target_compile_definitions(${target} PRIVATE ${cuda_definitions})
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --expt-relaxed-constexpr --extended-lambda
+    # -lineinfo is two thirds of the device code; compressed for size all of it is a tenth
+    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --compress-mode=size
+      --expt-relaxed-constexpr --extended-lambda
       -Xcompiler=-Wall,-Wno-unused-function>)
 endforeach()
 target_compile_definitions(fusewright_cuda PRIVATE
@@ -62,4 +69,9 @@ set_target_properties(fusewright_cuda PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY $<$<NOT:$<BOOL:${SKBUILD}>>:${FUSEWRIGHT_LIBRARY_DIR}>)
 if(SKBUILD)
   install(TARGETS fusewright_cuda LIBRARY DESTINATION ${FUSEWRIGHT_LIBRARY_DIR})
+  # the licences of what is compiled in, which CUTLASS's asks for
+  set(licenses ${SKBUILD_METADATA_DIR}/licenses)
+  file(GLOB cutlass_license ${cutlass_package}/../nvidia_cutlass-*.dist-info/licenses/LICENSE.txt)
+  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${licenses})
+  install(FILES ${cutlass_license} DESTINATION ${licenses} RENAME LICENSE.cutlass)
 endif()

@@ -59,8 +59,11 @@ struct Integers {
     Integers() = default;
     explicit Integers(const std::optional<Tensor>& x) {
         if (!present(x) || x->numel() == 0) return;
-        data = x->data_ptr();
         wide = x->scalar_type() == ScalarType::Long;
+        FW_CHECK(wide || x->scalar_type() == ScalarType::Int, kCausal,
+                 "expected scalar type Int or Long, found ",
+                 torch::headeronly::toString(x->scalar_type()));
+        data = x->data_ptr();
         b = x->stride(0);
         t = x->dim() > 1 ? x->stride(1) : 0;
     }

@@ -42,7 +42,8 @@ __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
 #pragma unroll
     for (int j = 0; j < W - 1; ++j) v[j] = past[kBefore - (W - 1) + j];
     if constexpr (may_begin) {
-        if (!p.states || t >= W - 1) return;
+        // a group of lanes past the last channel has none
+        if (!p.states || t >= W - 1 || d >= p.channels) return;
 #pragma unroll
         for (int j = 0; j < (form == Form::any ? W - 1 + N : W - 1); ++j) {
             const int place = t + j;

@@ -108,7 +108,9 @@ struct Untyped {
     ScalarType dtype = ScalarType::Float;
 
     Untyped() = default;
-    explicit Untyped(const Tensor& t) : data(t.data_ptr()), dtype(t.scalar_type()) {}
+    explicit Untyped(const Tensor& t) : data(t.data_ptr()), dtype(t.scalar_type()) {
+        with_dtype(dtype, "cuda", [](auto) {});  // refuses any other
+    }
     explicit Untyped(const std::optional<Tensor>& t) {
         if (present(t)) *this = Untyped(*t);
     }

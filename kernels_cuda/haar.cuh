@@ -95,9 +95,10 @@ Tensor haar_run(const char* op, const Tensor& x, const Tensor& y, HaarShape s) {
 }
 
 template <int dims>
-Tensor haar_forward(const char* op, const Tensor& x) {
-    FW_CHECK(x.dim() == dims + 2, op, "x must have ", dims + 2, " dimensions");
-    const int64_t height = dims == 2 ? x.size(2) : 1, width = x.size(dims + 1);
+Tensor haar_forward(const char* op, const Tensor& x, int64_t height, int64_t width) {
+    check_rank(x, dims + 2, op, "x");
+    FW_CHECK((dims == 1 || height == x.size(2)) && width == x.size(dims + 1), op,
+             "x must be an image of ", height, " x ", width);
     std::vector<int64_t> shape{x.size(0), x.size(1) << dims};
     if (dims == 2) shape.push_back((height + 1) / 2);
     shape.push_back((width + 1) / 2);
@@ -109,7 +110,8 @@ template <int dims>
 Tensor haar_inverse(const char* op, const Tensor& x, int64_t height, int64_t width) {
     FW_CHECK(x.dim() == dims + 2 && x.size(1) % (1 << dims) == 0, op, "coefficients must have ",
              dims + 2, " dimensions and a multiple of ", 1 << dims, " channels");
-    FW_CHECK((dims == 1 || (height + 1) / 2 == x.size(2)) && (width + 1) / 2 == x.size(dims + 1),
+    FW_CHECK(height >= 0 && width >= 0 && (dims == 1 || (height + 1) / 2 == x.size(2)) &&
+                 (width + 1) / 2 == x.size(dims + 1),
              op, "the size must be that of the coefficients, doubled, or one less");
     std::vector<int64_t> shape{x.size(0), x.size(1) >> dims};
     if (dims == 2) shape.push_back(height);

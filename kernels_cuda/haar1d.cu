@@ -4,7 +4,7 @@
 namespace k = fusewright::cuda;
 using torch::stable::Tensor;
 
-Tensor k::haar1d(const Tensor& x, int64_t) { return haar_forward<1>("haar1d", x); }
+Tensor k::haar1d(const Tensor& x, int64_t width) { return haar_forward<1>("haar1d", x, 1, width); }
 
 Tensor k::haar1d_backward(const Tensor& grad_y, int64_t width, int64_t) {
     return haar_inverse<1>("haar1d", grad_y, 1, width);

@@ -8,6 +8,6 @@ Tensor k::ihaar1d(const Tensor& x, int64_t width) {
     return haar_inverse<1>("ihaar1d", x, 1, width);
 }
 
-Tensor k::ihaar1d_backward(const Tensor& grad_y, int64_t, int64_t) {
-    return haar_forward<1>("ihaar1d", grad_y);
+Tensor k::ihaar1d_backward(const Tensor& grad_y, int64_t width, int64_t) {
+    return haar_forward<1>("ihaar1d", grad_y, 1, width);
 }

@@ -110,8 +110,7 @@ Result forward(const Launch& launch, const Tensor& x, const Tensor& weight,
                const std::optional<Tensor>& bias, Activation activation, bool keep) {
     const Shape shape(x, weight);
     const ScalarType dtype = x.scalar_type();
-    FW_CHECK(!present(bias) || bias->numel() == shape.columns, kOp, "bias must have ",
-             shape.columns, " elements");
+    check_shape(bias, {shape.columns}, kOp, "bias");
     const Tensor w = in_dtype(weight, dtype);
     const std::optional<Tensor> b = in_dtype(bias, dtype);
     keep = keep && activation != Activation::none;
@@ -178,7 +177,9 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Activation act = parse_activation(activation);
     const ScalarType dtype = x.scalar_type();
     const Shape shape(x, weight);
-    FW_CHECK(grad_y.numel() == shape.rows * shape.columns, kOp, "grad_y must have the shape of y");
+    check_shape(grad_y, shape.y, kOp, "grad_y");
+    check_shape(bias, {shape.columns}, kOp, "bias");
+    if (pre.numel() > 0) check_dtype(pre, dtype, kOp, "pre");
 
     Tensor dpre = in_dtype(grad_y, dtype);
     std::optional<Tensor> dbias;

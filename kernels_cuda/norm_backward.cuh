@@ -188,8 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                  (!centred || (mean.numel() == in.rows && mean.scalar_type() == stat)),
              o.op, "mean and rstd must have one element a row");
     const auto rows_of = [&](const std::optional<Tensor>& t) {
-        FW_CHECK(!present(t) || t->numel() == x.numel(), o.op,
-                 "a gradient must have the shape of x");
+        check_shape(t, x.sizes(), o.op, "a gradient");
         return present(t) ? std::optional(Rows(*t, o.norm_dims)) : std::nullopt;
     };
     // a gradient of y that is narrower than x becomes as wide

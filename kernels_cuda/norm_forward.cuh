@@ -15,8 +15,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
     const auto weight = as_contiguous(given_weight), bias = as_contiguous(given_bias);
     FW_CHECK(0 < o.norm_dims && o.norm_dims <= x.dim(), o.op, "norm_dims is ", o.norm_dims,
              ", must be from 1 to ", x.dim());
-    FW_CHECK(!present(residual) || residual->numel() == x.numel(), o.op,
-             "residual must have the shape of x");
+    check_shape(residual, x.sizes(), o.op, "residual");
     const Launch launch(x);
     const std::vector<int64_t> shape = shape_of(x);
     const std::vector<int64_t> lead(shape.begin(), shape.end() - o.norm_dims);

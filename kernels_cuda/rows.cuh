@@ -50,11 +50,12 @@ struct Rows {
   private:
     bool describe(int64_t norm_dims) {
         const int64_t lead = tensor.dim() - norm_dims;
+        const bool empty = tensor.numel() == 0;  // its strides say nothing, also as a copy
         rows = columns = step = 1;
         index = RowIndex{};
         for (int64_t d = tensor.dim() - 1; d >= lead; --d) {
             const int64_t size = tensor.size(d);
-            if (size != 1) {
+            if (size != 1 && !empty) {
                 if (columns == 1) step = tensor.stride(d);
                 if (tensor.stride(d) != step * columns) return false;
             }
@@ -63,7 +64,7 @@ struct Rows {
         for (int64_t d = 0; d < lead; ++d) {
             const int64_t size = tensor.size(d), stride = tensor.stride(d);
             rows *= size;
-            if (size == 1) continue;
+            if (size == 1 || empty) continue;
             int& n = index.dims;
             if (n > 0 && index.stride[n - 1] == size * stride) {
                 index.size[n - 1] *= size;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import fusewright
 from fresh import python, run
 from fusewright import ArgumentError, BackendLoadError, BackendNotBuiltError, backends
 from fusewright.backends._library import KernelLibrary
+from fusewright.backends.cuda import cuda_backend
+from fusewright.backends.cuda import serves as serves_gpu
 from fusewright.ops.rms_norm import RMS_NORM
 
 CALL = """
@@ -206,6 +210,90 @@ def test_add_on_can_not_replace_a_backend(tmp_path: Path) -> None:
     path = add_on(tmp_path, TOY.replace('Backend("toy"', 'Backend("cpu"'))
     code = "print(fusewright.backends.installed()['cpu'].distribution)"
     assert python(CALL + code, PYTHONPATH=path) == "fusewright"
+
+
+# The CUDA kernels come as such an add-on, which has its own reasons not to load.
+
+
+@pytest.fixture
+def cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the library of an add-on `cuda_add_on` lies, whose distribution has our version."""
+    (tmp_path / "cuda_add_on" / "lib").mkdir(parents=True)
+    (tmp_path / "cuda_add_on" / "__init__.py").touch()
+    library = tmp_path / "cuda_add_on" / "lib" / "libfusewright_cuda.so"
+    library.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cuda_add_on", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: fusewright.__version__)
+    return library
+
+
+def cuda_reason() -> tuple[type[Exception], str]:
+    error = cuda_backend(package="cuda_add_on", distribution="cuda-add-on").error
+    assert error is not None
+    return type(error), str(error)
+
+
+def test_cuda_library_left_out(cuda: Path) -> None:
+    cuda.unlink()
+    text = f'{cuda} does not exist: pip install "fusewright[cu13]" brings the CUDA kernels'
+    assert cuda_reason() == (BackendNotBuiltError, text)
+
+
+def test_cuda_torch_without_cuda(cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    text = f"{cuda} needs a CUDA build of torch, this is {torch.__version__}"
+    assert cuda_reason() == (BackendLoadError, text)
+
+
+def test_cuda_without_a_gpu(cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = f"{cuda}: torch {torch.__version__} finds no GPU"
+    assert cuda_reason() == (BackendLoadError, text)
+
+
+def test_cuda_add_on_of_another_version(cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.exists()
+    monkeypatch.setattr(fusewright, "__version__", "2.3.4", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.3.3")
+    text = (
+        "cuda-add-on 2.3.3 is installed beside fusewright 2.3.4, must be of the same version: "
+        'pip install "fusewright[cu13]==2.3.4"'
+    )
+    assert cuda_reason() == (BackendLoadError, text)
+
+
+def test_cuda_library_for_other_gpus(cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(KernelLibrary, "load", lambda self: str(self.path))
+    monkeypatch.setattr(KernelLibrary, "build_info", lambda _: {"architectures": "80-real, 120"})
+    text = f"{cuda} holds code for 80-real, 120, not for Tesla T4 (sm_75)"
+    assert cuda_reason() == (BackendLoadError, text)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    assert cuda_backend(package="cuda_add_on", distribution="cuda-add-on").file == str(cuda)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "serves", "refuses"),
+    [
+        ("80-real", [(8, 0), (8, 6), (8, 9)], [(7, 5), (9, 0), (12, 0)]),
+        ("86-real, 90a-real", [(8, 6), (8, 9), (9, 0)], [(8, 0), (10, 0)]),
+        ("100-real", [(10, 0), (10, 3)], [(9, 0), (11, 0), (12, 0)]),
+        ("100a-real", [(10, 0)], [(10, 3)]),
+        ("90", [(9, 0), (10, 0), (12, 1)], [(8, 9)]),
+        ("80-real, 120", [(8, 0), (12, 0), (12, 1), (13, 0)], [(9, 0), (10, 0)]),
+    ],
+)
+def test_cuda_architectures(
+    architectures: str, serves: list[tuple[int, int]], refuses: list[tuple[int, int]]
+) -> None:
+    assert [c for c in serves if not serves_gpu(architectures, c)] == []
+    assert [c for c in refuses if serves_gpu(architectures, c)] == []
 
 
 # The user's choice.

@@ -101,8 +101,12 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }
 
 
+# Triton compiles its kernels anew for most of the calls.
+EXAMPLES = {"triton": 20}
+
+
 @st.composite
-def samples(draw: st.DrawFn, op: Op) -> list[Any]:
+def samples(draw: st.DrawFn, op: Op, device: str) -> list[Any]:
     """Arguments of the operator, every tensor in a layout of its own."""
     options = {name: draw(values) for name, values in OPTIONS[op.name].items()}
     if "norm_dims" in options:
@@ -110,7 +114,7 @@ def samples(draw: st.DrawFn, op: Op) -> list[Any]:
     if "length" in options:  # a state holds at least the history
         options["length"] = max(options["length"], options["width"] - 1)
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    args = op.sample(dtype=draw(DTYPES), **options)
+    args = op.sample(dtype=draw(DTYPES), device=device, **options)
     return [
         [in_layout(draw, t) for t in value]
         if isinstance(value, list)
@@ -132,7 +136,7 @@ def in_layout(draw: st.DrawFn, value: Any, expand: bool = True) -> Any:
         return value.transpose(first, second).contiguous().transpose(first, second)
     if kind == "sliced":  # part of something larger, every second element of one dimension
         larger = [2 * size + 3 if d == first else size + 2 for d, size in enumerate(value.shape)]
-        view = torch.full(larger, 77, dtype=value.dtype)
+        view = torch.full(larger, 77, dtype=value.dtype, device=value.device)
         for d, size in enumerate(value.shape):
             view = view[(slice(None),) * d + (slice(1, None, 2 if d == first else 1),)]
             view = view.narrow(d, 0, size)
@@ -143,18 +147,21 @@ def in_layout(draw: st.DrawFn, value: Any, expand: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("name", OPS)
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=False,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(data=st.data())
-def test_random_calls(name: str, backend: str, data: st.DataObject) -> None:
+def test_random_calls(name: str, backend: str, device: str) -> None:
     op = OPS[name]
-    args = data.draw(samples(op))
-    if op.reasons("cpu", args).get(backend) is None:
-        check_values(op, args, backend, few=True)
+
+    @settings(
+        max_examples=EXAMPLES.get(backend, 150),
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(args=samples(op, device))
+    def calls(args: list[Any]) -> None:
+        if op.reasons(device, args).get(backend) is None:
+            check_values(op, args, backend, few=True)
+
+    calls()
 
 
 def test_every_operator_is_drawn() -> None:

@@ -15,6 +15,7 @@ from fusewright import ops
 from fusewright._derivative import as_tuple
 
 OPS = ops.load_all()
+place = {"backend": "cpu", "device": "cpu"}  # of the calls below; test_cuda.py changes it
 
 
 def f(*shape: Any, **options: Any) -> Tensor:
@@ -25,27 +26,38 @@ def ints(*values: int) -> Tensor:
     return torch.tensor(values)
 
 
+def moved(changes: dict[str, Any]) -> dict[str, Any]:
+    def move(value: Any) -> Any:
+        if isinstance(value, list):
+            return [move(v) for v in value]
+        is_here = isinstance(value, Tensor) and value.is_cpu
+        return value.to(place["device"]) if is_here else value
+
+    return {name: move(value) for name, value in changes.items()}
+
+
 def forward(name: str, **changes: Any) -> Any:
     """The forward kernel on the operator's sample, with some arguments changed."""
     op = OPS[name]
-    args = {**dict(zip(op.signature.names, op.sample(), strict=True)), **changes}
-    return op.kernels["cpu"].forward(*args.values())
+    sample = op.sample(device=place["device"])
+    args = {**dict(zip(op.signature.names, sample, strict=True)), **moved(changes)}
+    return op.kernels[place["backend"]].forward(*args.values())
 
 
 def backward(name: str, sample: dict[str, Any] | None = None, **changes: Any) -> Any:
     """The backward kernel after a right forward, with some arguments changed."""
     op = OPS[name]
-    kernels, signature = op.kernels["cpu"], op.backward_signature
+    kernels, signature = op.kernels[place["backend"]], op.backward_signature
     assert signature is not None
     assert kernels.backward is not None
-    args = op.sample(**(sample or {}))
+    args = op.sample(device=place["device"], **(sample or {}))
     env = dict(zip(op.signature.names, args, strict=True))
     returns = as_tuple(kernels.forward(*args))
     env.update(zip((r.name for r in op.signature.returns), returns, strict=True))
     for output in op.outputs:
         env[f"grad_{output}"] = torch.randn_like(env[output]) if env[output].numel() else None
     env["needs"] = 2 ** len(signature.returns) - 1
-    return kernels.backward(*({**env, **changes}[n] for n in signature.names))
+    return kernels.backward(*({**env, **moved(changes)}[n] for n in signature.names))
 
 
 CALLS: list[tuple[Callable[[], Any], str]] = [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+
 import torch
 
+import fusewright
 from fusewright.backends import Backend
 from fusewright.backends._library import KernelLibrary
 from fusewright.errors import BackendLoadError, BackendNotBuiltError
 
+_BASE = "fusewright"
 _ADD_ON = "fusewright[cu13]"
 
 
@@ -20,6 +25,8 @@ def cuda_backend(package: str, distribution: str) -> Backend:
             raise BackendNotBuiltError(
                 f'{library.path} does not exist: pip install "{_ADD_ON}" brings the CUDA kernels'
             )
+        if distribution != _BASE:
+            _check_version(distribution)
         # The library needs symbols that only a CUDA build of torch has.
         if torch.version.cuda is None:
             raise BackendLoadError(
@@ -27,7 +34,9 @@ def cuda_backend(package: str, distribution: str) -> Backend:
             )
         if not torch.cuda.is_available():
             raise BackendLoadError(f"{library.path}: torch {torch.__version__} finds no GPU")
-        return library.load()
+        file = library.load()
+        _check_gpus(file, library.build_info()["architectures"])
+        return file
 
     return Backend(
         name="cuda",
@@ -39,4 +48,46 @@ def cuda_backend(package: str, distribution: str) -> Backend:
     )
 
 
-BACKEND = cuda_backend(package="fusewright", distribution="fusewright")
+def _check_version(distribution: str) -> None:
+    """The kernels have the arguments of one version's schemas, which nothing checks in a call."""
+    version = importlib.metadata.version(distribution)
+    if fusewright.__version__ not in (version, "0+source"):  # a source tree has no version
+        raise BackendLoadError(
+            f"{distribution} {version} is installed beside {_BASE} {fusewright.__version__}, "
+            f'must be of the same version: pip install "{_ADD_ON}=={fusewright.__version__}"'
+        )
+
+
+def _check_gpus(file: str, architectures: str) -> None:
+    """Raise if no GPU of this machine can run the library's code."""
+    gpus = {
+        torch.cuda.get_device_name(i): torch.cuda.get_device_capability(i)
+        for i in range(torch.cuda.device_count())
+    }
+    if not any(serves(architectures, capability) for capability in gpus.values()):
+        found = ", ".join(f"{name} (sm_{10 * c[0] + c[1]})" for name, c in gpus.items())
+        raise BackendLoadError(f"{file} holds code for {architectures}, not for {found}")
+
+
+def serves(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether code for these architectures runs on a GPU of that compute capability.
+
+    Args:
+        architectures: as CMake writes them: `80-real, 90a-real, 120`. Code for one serves later
+            minor versions too, with an `a` that one alone; without `-real` there is also PTX, from
+            which the driver makes code for everything that comes after.
+    """
+    for text in architectures.split(", "):
+        found = re.fullmatch(r"(\d+)(\d)(a?)(-real)?", text)
+        if found is None:
+            raise ValueError(f"no architecture of a CUDA library: {text!r}")
+        own = int(found[1]), int(found[2])
+        if own == capability:
+            return True
+        specific, only_binary = bool(found[3]), bool(found[4])
+        if not specific and own < capability and (own[0] == capability[0] or not only_binary):
+            return True
+    return False
+
+
+BACKEND = cuda_backend(package="fusewright", distribution=_BASE)

@@ -1,0 +1,115 @@
+"""Calls that reach every CUDA kernel: each fast path, and what is beside them.
+
+As a script it makes them all, or those of the operators named, for a sanitizer: see docs/cuda.md.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusewright import ops
+from fusewright._derivative import as_tuple
+from fusewright._op import Op
+from fusewright._schema import tensors_of
+
+# Options of `Op.sample`, beside dtype and device.
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "haar1d": [{}, {"shape": (2, 3, 130)}],
+    "ihaar1d": [{}, {"shape": (2, 3, 130)}],
+    "haar2d": [{}, {"shape": (2, 3, 34, 66)}],
+    "ihaar2d": [{}, {"shape": (2, 3, 34, 66)}],
+    "wtconv1d": [{}, {"shape": (2, 3, 2500), "kernel": 3, "levels": 4}],
+    "wtconv2d": [
+        {},
+        {"shape": (5, 8, 14, 14), "levels": 3},
+        {"shape": (2, 3, 56, 56), "levels": 5, "kernel": 7},
+        {"shape": (2, 33, 10, 12), "channels_last": True, "kernel": 3},
+        {"shape": (1, 2, 150, 210), "levels": 3, "kernel": 4},
+    ],
+    "causal_conv1d": [
+        {},
+        {"shape": (2, 16, 1040), "width": 3, "initial_states": True, "return_final_states": True},
+        {"shape": (2, 16, 72), "seq_idx": True, "initial_states": True},
+        {"shape": (2, 72, 130), "channel_last": True, "return_final_states": True},
+        {"shape": (2, 72, 131), "channel_last": True, "seq_idx": True, "width": 2},
+        {"shape": (2, 3, 33), "width": 3, "initial_states": True},
+        {"shape": (2, 3, 33), "width": 6, "silu": False},
+    ],
+    "causal_conv1d_update": [
+        {},
+        {"shape": (5, 64, 1), "length": 3},
+        {"shape": (5, 64, 1), "length": 4, "states": 7},
+        {"shape": (5, 33, 2), "length": 5, "circular": True, "states": 9},
+    ],
+    "causal_conv1d_varlen_states": [{}, {"channels": 64, "lengths": (5, 80, 0)}],
+    "layer_norm": [
+        {"residual": True},
+        {"shape": (37, 256), "residual": True, "activation": "silu"},
+        {"shape": (11, 4096), "activation": "gelu"},
+        {"shape": (3, 20000), "residual": True},
+        {"shape": (5, 4, 6), "norm_dims": 2, "affine": False},
+    ],
+    "rms_norm": [
+        {"residual": True, "round_first": True},
+        {"shape": (37, 256), "residual": True, "activation": "silu", "weight_offset": 1.0},
+        {"shape": (11, 4096), "round_first": True},
+        {"shape": (3, 20000), "residual": True},
+    ],
+    "linear_act": [
+        {},
+        {"shape": (16, 128), "out_features": 72},
+        {"shape": (150, 128), "out_features": 136, "activation": "silu"},
+        {"shape": (300, 264), "out_features": 264, "activation": "gelu_tanh"},
+        {"shape": (65, 33), "out_features": 35, "activation": "relu", "bias": False},
+    ],
+}
+
+
+def leaves_of(op: Op, args: Sequence[Any], device: str | None = None) -> list[Any]:
+    """Arguments in memory of their own, which require a gradient where the operator has one."""
+    differentiable = op.backward_signature is not None
+
+    def own(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own(v) for v in value]
+        if not isinstance(value, Tensor):
+            return value
+        copy = value.detach().to(device or value.device, copy=True)
+        return copy.requires_grad_(differentiable and copy.is_floating_point())
+
+    return [own(value) for value in args]
+
+
+def run(op: Op, leaves: Sequence[Any]) -> list[Tensor]:
+    """Outputs, arguments written to, and gradients, whose cotangents are the outputs."""
+    outputs = [out for out in as_tuple(op(*leaves, backend="cuda")) if out is not None]
+    with_grad = [out for out in outputs if out.requires_grad]
+    names = re.findall(r"Tensor\(\w!\) (\w+)", op.forward)
+    written = [leaves[op.signature.names.index(name)] for name in names]
+    if not with_grad:
+        return outputs + written
+    wanted = [t for value in leaves for t in tensors_of(value) if t.requires_grad]
+    cotangents = [out.detach() for out in with_grad]
+    found = torch.autograd.grad(with_grad, wanted, cotangents, allow_unused=True)
+    return [*outputs, *written, *(g for g in found if g is not None)]
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CALLS:
+        for options in CALLS[name]:
+            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+                print(name, options, dtype, flush=True)
+                op = ops.load_all()[name]
+                # drawn on the host: the generator's kernels are not what is checked
+                leaves = leaves_of(op, op.sample(dtype=dtype, **options), device="cuda")
+                if name == "linear_act":  # the products of its gradient are cuBLAS's
+                    for leaf in leaves[:2]:
+                        leaf.requires_grad_(False)
+                run(op, leaves)
+                torch.cuda.synchronize()

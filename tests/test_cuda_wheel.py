@@ -1,0 +1,47 @@
+"""The CUDA kernels' wheel goes with the base wheel: one version, built with the same torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fusewright.backends import ENTRY_POINTS
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = (ROOT / "pyproject.toml").read_text()
+ADD_ON = (ROOT / "kernels_cuda" / "pyproject.toml").read_text()
+
+
+def only(pattern: str, text: str) -> str:
+    """What the one match of the pattern holds."""
+    (found,) = re.findall(pattern, text, flags=re.M)
+    return str(found)
+
+
+def test_one_version() -> None:
+    version = only(r'^version = "(.*)"$', BASE)
+    assert only(r'^version = "(.*)"$', ADD_ON) == version
+    assert only(r'^dependencies = \["fusewright==(.*)"\]$', ADD_ON) == version
+    assert only(r'^cu13 = \["fusewright-cu13==(.*)"\]$', BASE) == version
+
+
+@pytest.mark.parametrize("requirement", ["scikit-build-core", "torch"])
+def test_built_with_the_same(requirement: str) -> None:
+    pattern = rf'^requires = \[.*"({requirement}==[^"]*)"'
+    assert only(pattern, ADD_ON) == only(pattern, BASE)
+
+
+def test_cutlass_is_the_one_that_a_local_build_asks_for() -> None:
+    cmake = (ROOT / "cmake" / "Cuda.cmake").read_text()
+    asked = only(r"pip install (nvidia-cutlass==[\d.]+) --no-deps", cmake)
+    assert f'"{asked}"' in only(r"^requires = \[(.*)\]$", ADD_ON)
+
+
+def test_announced() -> None:
+    assert f'[project.entry-points."{ENTRY_POINTS}"]\ncuda = "fusewright_cu13:BACKEND"' in ADD_ON
+
+
+def test_the_base_wheel_builds_no_cuda() -> None:
+    assert only(r'^cmake\.define\.FUSEWRIGHT_CUDA = "(.*)"$', BASE) == "OFF"
