@@ -224,7 +224,8 @@ def cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     library.touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cuda_add_on", raising=False)
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: fusewright.__version__)
+    own = fusewright.__version__  # asks metadata, once
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: own)
     return library
 
 
