@@ -18,6 +18,15 @@ from fusewright.backends.triton._math import accumulator, is_double
 from fusewright.backends.triton._reduce import as_gradient
 from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
 from fusewright.backends.triton._wtconv_large import fw_wt_large
+from fusewright.backends.triton._wtconv_shapes import (
+    blocks,
+    dense,
+    halves,
+    is_last,
+    programs,
+    sizes,
+    strides,
+)
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
 
 # The largest filters that are unrolled, and how many weights or sums a thread holds in registers.
@@ -94,16 +103,16 @@ def _low_bands(x: Tensor, levels: int) -> list[Tensor]:
     images = [x]
     for _ in range(levels - 1):
         image = images[-1]
-        low = _dense(image, _halves(image), accumulator(x))
-        block = _blocks(image, low.shape[2:])
-        kernel(fw_wt_low)[(_programs(low, low.shape[2:], block),)](
+        low = dense(image, halves(image), accumulator(x))
+        block = blocks(image, low.shape[2:])
+        kernel(fw_wt_low)[(programs(low, low.shape[2:], block),)](
             image,
             low,
-            *_sizes(image),
-            *_strides(image),
+            *sizes(image),
+            *strides(image),
             DIMS=x.dim() - 2,
             DOUBLE=is_double(x),
-            LAST=_is_last(image),
+            LAST=is_last(image),
             **block,
             num_warps=4,
         )
@@ -127,7 +136,7 @@ def _apply(
     deeper: Tensor | None = None
     for level in reversed(range(max(len(weights), 1))):
         image = images[level]
-        out = y if level == 0 else _dense(image, image.shape[2:], accumulator(x))
+        out = y if level == 0 else dense(image, image.shape[2:], accumulator(x))
         has_bands = level < len(weights)
         parameters: list[Any] = [None] * 5
         if has_bands:
@@ -153,26 +162,26 @@ def _level(
 ) -> None:
     """One level, by columns unless its filters are so large that unrolled they'd compile long."""
     dims = image.dim() - 2
-    halves = _halves(image)
+    half = halves(image)
     options = {
         "DIMS": dims,
         "K": size,
         "PAD": pad,
         "FLIP": flip,
         "DOUBLE": is_double(image),
-        "LAST": _is_last(image),
+        "LAST": is_last(image),
         "num_warps": 4,
     }
-    places = (*_strides(image), *_strides(out))
+    places = (*strides(image), *strides(out))
     if size > _UNROLLED:
-        block = _blocks(image, halves)
-        kernel(fw_wt_large)[(_programs(image, halves, block),)](
-            image, deeper, out, *parameters, *_sizes(image), *places, **options, **block
+        block = blocks(image, half)
+        kernel(fw_wt_large)[(programs(image, half, block),)](
+            image, deeper, out, *parameters, *sizes(image), *places, **options, **block
         )
         return
-    height = halves[0] if dims == 2 else 1
-    block = _blocks(image, [image.shape[0], halves[-1]], tile=128)
-    tiles = triton.cdiv(image.shape[0] * halves[-1], block["BLOCK_P"])
+    height = half[0] if dims == 2 else 1
+    block = blocks(image, [image.shape[0], half[-1]], tile=128)
+    tiles = triton.cdiv(image.shape[0] * half[-1], block["BLOCK_P"])
     columns = tiles * triton.cdiv(image.shape[1], block["BLOCK_C"])
     # a walk of fewer rows reads more above and below of what it computes
     chunks = max(1, min(height // (2 * size), 8 * processors(image) // columns))
@@ -184,7 +193,7 @@ def _level(
         out,
         *parameters,
         image.shape[0],
-        *_sizes(image),
+        *sizes(image),
         rows,
         *places,
         **options,
@@ -209,11 +218,11 @@ def _filter_gradients(
     is_base = weight.shape[0] == channels
     rows = size if dims == 2 else 1
     bands = 1 if is_base else 2**dims
-    sizes = list(x.shape[2:]) if is_base else _halves(x)
-    height = sizes[0] if dims == 2 else 1
+    extent = list(x.shape[2:]) if is_base else halves(x)
+    height = extent[0] if dims == 2 else 1
     tap_rows = rows if bands * rows * size <= _SUMS else 1
-    block = _blocks(x, [x.shape[0], sizes[-1]], tile=128)
-    tiles = triton.cdiv(x.shape[0] * sizes[-1], block["BLOCK_P"])
+    block = blocks(x, [x.shape[0], extent[-1]], tile=128)
+    tiles = triton.cdiv(x.shape[0] * extent[-1], block["BLOCK_P"])
     groups = triton.cdiv(channels, block["BLOCK_C"]) * (rows // tap_rows)
     filling = triton.cdiv(4 * processors(x), groups)
     chunks = max(1, min(height // (2 * size), triton.cdiv(filling, tiles)))
@@ -228,13 +237,13 @@ def _filter_gradients(
         grad,
         partial,
         x.shape[0],
-        *_sizes(x),
+        *sizes(x),
         steps,
         tiles * chunks,
         chunks,
         chunk,
-        *_strides(x),
-        *_strides(grad),
+        *strides(x),
+        *strides(grad),
         DIMS=dims,
         HAAR=not is_base,
         K=size,
@@ -272,52 +281,3 @@ def _filter_gradients(
         for f, t in zip(found, like, strict=True)
     )
     return first, second, third
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.shape[1] > 1 and _product(x.shape[2:]) > 1
-
-
-def _dense(image: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A dense image of other sizes, with channels last as in `image`."""
-    n, c = image.shape[:2]
-    if _is_last(image):
-        return image.new_empty((n, *sizes, c), dtype=dtype).movedim(-1, 1)
-    return image.new_empty((n, c, *sizes), dtype=dtype)
-
-
-def _halves(image: Tensor) -> list[int]:
-    return [-(-size // 2) for size in image.shape[2:]]
-
-
-def _blocks(image: Tensor, sizes: Sequence[int], tile: int = 512) -> dict[str, int]:
-    """Channels and positions of a program, the more of what is dense in memory."""
-    positions = power_of_2(_product(sizes))
-    channels = power_of_2(image.shape[1])
-    if _is_last(image):
-        wide = min(channels, 32)
-        return {"BLOCK_C": wide, "BLOCK_P": min(positions, tile // wide)}
-    long = min(positions, tile)
-    return {"BLOCK_C": min(channels, tile // long), "BLOCK_P": long}
-
-
-def _programs(image: Tensor, sizes: Sequence[int], block: dict[str, int]) -> int:
-    tiles = triton.cdiv(_product(sizes), block["BLOCK_P"])
-    return image.shape[0] * triton.cdiv(image.shape[1], block["BLOCK_C"]) * tiles
-
-
-def _product(sizes: Sequence[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
-
-
-def _sizes(image: Tensor) -> tuple[int, int, int]:
-    height, width = (1, *image.shape[2:])[-2:]
-    return image.shape[1], height, width
-
-
-def _strides(image: Tensor) -> tuple[int, ...]:
-    s = image.stride()
-    return s if len(s) == 4 else (s[0], s[1], 0, s[2])

@@ -6,11 +6,8 @@ import triton
 import triton.language as tl
 
 from fusewright.backends.triton._math import fw_narrow, fw_widen
-from fusewright.backends.triton._wtconv_kernels import (
-    fw_wt_butterfly,
-    fw_wt_columns,
-    fw_wt_fill,
-)
+from fusewright.backends.triton._wtconv_blocks import fw_wt_butterfly, fw_wt_columns
+from fusewright.backends.triton._wtconv_kernels import fw_wt_fill
 
 
 @triton.jit
