@@ -116,6 +116,12 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
         }
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
         if constexpr (fused != Fused::none) differentiate_row<fused>(p, pipe, weight, v, g);
+        if (fused == Fused::any && p.round_first) {
+            for_elements<packs, N>(
+                [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
+        } else {
+            for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
+        }
         float sums[2] = {0, 0};  // of g and g v, with the weight
 #pragma unroll
         for (int k = 0; k < packs; ++k) {
@@ -123,29 +129,16 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
             weight.get(k, w);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                const float weighted = g[k][j] * w[j];
-                if constexpr (centred) sums[0] += weighted;
-                sums[1] += weighted * v[k][j];
+                if constexpr (centred) dbias[k][j] += g[k][j];
+                g[k][j] *= w[j];
+                if constexpr (centred) sums[0] += g[k][j];
+                sums[1] += g[k][j] * v[k][j];
             }
         }
         block_sum(sums, scratch, turn);
         const float shift = sums[0] * scale * rstd, slope = sums[1] * scale * rstd;
-        if (fused == Fused::any && p.round_first) {
-            for_elements<packs, N>(
-                [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
-        } else {
-            for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
-        }
-#pragma unroll
-        for (int k = 0; k < packs; ++k) {
-            float w[N];
-            weight.get(k, w);
-#pragma unroll
-            for (int j = 0; j < N; ++j) {
-                if constexpr (centred) dbias[k][j] += g[k][j];
-                g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j] * w[j], rstd, -shift));
-            }
-        }
+        for_elements<packs, N>(
+            [&](int k, int j) { g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j], rstd, -shift)); });
         if (io.dx == nullptr) continue;
         T* to = io.dx + row * io.dx_rows;
         const int64_t total = row * io.total_rows;

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import test_kernel_checks as kernel_checks
+from check import relative_error
 from cuda_calls import CALLS, leaves_of, run
 from fusewright import backends, ops
 from fusewright._schema import tensors_of
@@ -198,8 +199,9 @@ def check_part(
 
     y, dx = both(x)
     alone_y, alone_dx = both(x.detach()[part].clone().requires_grad_())
-    torch.testing.assert_close(y[part][inner], alone_y[inner])
-    torch.testing.assert_close(dx[part][inner], alone_dx[inner])
+    # the smaller call may take another kernel, with another order of sums
+    assert relative_error(y[part][inner], alone_y[inner]) <= torch.finfo(x.dtype).eps
+    assert relative_error(dx[part][inner], alone_dx[inner]) <= torch.finfo(x.dtype).eps
 
 
 LAST = slice(-3, None)

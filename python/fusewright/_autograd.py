@@ -145,7 +145,7 @@ def _backward(ctx: Any, d: Derivative, gradient: Any, grads: Sequence[Any]) -> A
     needs = 0
     for value, bit in layout.bits:
         if flags[value]:
-            needs = needs | bit  # noqa: PLR6104  torch 2.11 can't trace `|=` on a symbol
+            needs = needs | bit  # torch 2.11 can't trace `|=` on a symbol
     result: Sequence[Any]
     if torch.is_grad_enabled():  # somebody may differentiate again
         result = gradient.apply(ctx.backend, needs, ctx.lengths, ctx.rest, *grads, *tensors)
