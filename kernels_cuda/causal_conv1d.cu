@@ -131,10 +131,8 @@ int64_t row_length(const Causal& p, int pack, Form form, bool packed) {
 RowGrid forward_rows_grid(const Causal& p, int pack, Form form, bool packed) {
     const int64_t length = row_length(p, pack, form, packed);
     const int64_t packs = ceil_div<int64_t>(length, pack);
-    // narrow groups where rows end anywhere, as the last one of a row is mostly idle
-    const int64_t most = form == Form::any ? 32 : kRowThreads;
     const auto lanes = static_cast<int>(
-        std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, kRowPacks), most), 8));
+        std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, kRowPacks), kRowThreads), 8));
     const int64_t stride = int64_t{lanes} * pack * kRowPacks;
     return {lanes, ceil_div(length, stride), stride, packed};
 }
@@ -155,9 +153,9 @@ RowGrid backward_rows_grid(const Causal& p, int pack, Form form, bool packed, in
 }
 
 ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks, int64_t shortest,
-                         bool all_parts) {
+                         int64_t most_lanes, bool all_parts) {
     const int64_t packs = ceil_div<int64_t>(p.channels, pack);
-    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
+    const auto lanes = static_cast<int>(power_of_two(packs, most_lanes));
     const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(packs, lanes));
     const int64_t slots = std::max<int64_t>(1, blocks * (kChannelThreads / lanes) / tiles);
     const int64_t pieces = std::max<int64_t>(1, slots / p.batch);
@@ -196,13 +194,13 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
         constexpr Form kForm = decltype(form_of)::value;
         if (rows) {
             const RowGrid grid = forward_rows_grid(p, pack, form, packed);
-            const int64_t groups = p.batch * p.channels * grid.parts;
-            const int64_t blocks = ceil_div<int64_t>(groups, kRowThreads / grid.lanes);
-            launch(causal_rows_forward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
-                   View<const T>(x), View<T>(y), p, grid);
+            const int64_t groups =
+                ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes);
+            launch(causal_rows_forward<T, W, kForm>, dim3(blocks_of(groups * grid.parts)),
+                   dim3(kRowThreads), 0, View<const T>(x), View<T>(y), p, grid);
         } else {
             const ChannelGrid grid =
-                channel_grid(p, pack, packed, launch.processors() * 48, 22, true);
+                channel_grid(p, pack, packed, launch.processors() * 32, 16, kChannelThreads, true);
             launch(causal_channels_forward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
         }
@@ -317,8 +315,9 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
             launch(causal_rows_backward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
                    io, p, grid);
         } else {
-            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kForm>;
-            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
+            // two waves
+            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kForm> * 2;
+            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, 32, false);
             make_room(parts = channel_blocks(grid) / grid.tiles);
             launch(causal_channels_backward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);

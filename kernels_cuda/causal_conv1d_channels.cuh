@@ -6,7 +6,7 @@
 
 namespace fusewright::cuda {
 
-constexpr int kChannelThreads = 128, kForwardAhead = 8, kBackwardAhead = 4;
+constexpr int kChannelThreads = 128, kForwardAhead = 4, kBackwardAhead = 4;
 constexpr int kForwardChannels = 4;
 template <class T>
 constexpr int kBackwardChannels = 8 / sizeof(T);  // more would not fit in registers
@@ -91,7 +91,7 @@ __device__ inline bool all_seen(const unsigned (&taps)[n]) {
 }
 
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kChannelThreads, 4)
+__global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 5 : 4)
     causal_channels_forward(View<const T> x, View<T> y, Causal p, ChannelGrid g) {
     constexpr int C = kForwardChannels, H = W - 1;
     const int64_t d = g.pack() * C, part = g.part();

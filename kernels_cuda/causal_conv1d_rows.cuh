@@ -118,15 +118,15 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
     constexpr int N = kPack<T>, K = kRowPacks;
     const unsigned lane = threadIdx.x % g.lanes, groups = kRowThreads / g.lanes;
     const unsigned parts = static_cast<unsigned>(g.parts);
-    const unsigned part = blockIdx.x * groups + threadIdx.x / g.lanes, row = part / parts;
+    const unsigned row = blockIdx.x / parts * groups + threadIdx.x / g.lanes;
     const unsigned channels = static_cast<unsigned>(p.channels);
     const unsigned b = row / channels, d = row % channels;
     if (b >= p.batch) return;
     const T* in = x.row(b, d);
     T* out = y.row(b, d);
     const int length = static_cast<int>(p.length), step = g.lanes * N;
-    const int start =
-        static_cast<int>(part % parts * g.stride) + static_cast<int>(lane) * N - g.shift<form>(in);
+    const int start = static_cast<int>(blockIdx.x % parts * g.stride) + static_cast<int>(lane) * N -
+                      g.shift<form>(in);
     Words<T, N> raw[K];
     Words<T, kBefore> before[K];
 #pragma unroll
@@ -217,7 +217,7 @@ __device__ inline void sum_gradients(const Causal& p, const float (&v)[W - 1 + N
 // walks along a piece from right to left: what a token needs of the gradients to its right is its
 // neighbour's, or of the step before.
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 8 : 4)
+__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
     causal_rows_backward(CausalBackward<T> io, Causal p, RowGrid grid) {
     constexpr int N = kPack<T>, H = W - 1;
     const int lanes = grid.lanes, lane = threadIdx.x & (lanes - 1);
