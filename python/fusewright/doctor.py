@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import fusewright
 from fusewright import backends, ops
@@ -112,9 +113,11 @@ def render(report: Report, console: Console) -> None:
 
     found = Table("backend", "state", "from", title="backends")
     for backend in report.backends:
-        state = "found" if backend.found else f"[yellow]{backend.reason}[/]"
-        details = ", ".join(f"{k} {v}" for k, v in backend.details.items())
-        found.add_row(backend.name, f"{state} {details}".strip(), backend.file or "")
+        # Text: a reason may name an extra in brackets, which is no markup
+        state = Text("found") if backend.found else Text(str(backend.reason), style="yellow")
+        for key, value in backend.details.items():
+            state.append(f", {key} {value}")
+        found.add_row(backend.name, state, Text(backend.file or ""))
     found.add_row(REFERENCE, "plain PyTorch, always there", "")
     console.print(found)
 
@@ -124,4 +127,4 @@ def render(report: Report, console: Console) -> None:
         chosen.add_row(name, *(choice[device] for device in devices))
     console.print(chosen)
     for problem in report.problems:
-        console.print(f"[red]{problem}[/]")
+        console.print(Text(problem, style="red"))
