@@ -14,6 +14,7 @@ from rich.text import Text
 
 import fusewright
 from fusewright import backends, ops
+from fusewright._op import Op
 from fusewright.backends import REFERENCE
 from fusewright.errors import BackendNotBuiltError
 
@@ -86,9 +87,7 @@ def examine() -> Report:
     )
     devices = ["cpu", *(["cuda"] if gpus else [])]
     for name, op in ops.load_all().items():
-        report.operators[name] = {
-            device: op.default(device, op.sample(device=device)) for device in devices
-        }
+        report.operators[name] = {device: _serving(op, device) for device in devices}
     for backend in backends.installed().values():
         # one that was never installed is no problem, one that is installed and fails is
         if backend.error is not None and not isinstance(backend.error, BackendNotBuiltError):
@@ -96,6 +95,12 @@ def examine() -> Report:
     if not any(b.name == "cpu" and b.found for b in report.backends):
         report.problems.append("the CPU kernels are missing: every operator runs as plain PyTorch")
     return report
+
+
+def _serving(op: Op, device: str) -> str:
+    """The first backend that serves the operator, also where a call had better not use it."""
+    reasons = op.reasons(device, op.sample(device=device))
+    return next((name for name, reason in reasons.items() if reason is None), REFERENCE)
 
 
 def to_json(report: Report) -> str:
@@ -122,7 +127,7 @@ def render(report: Report, console: Console) -> None:
     console.print(found)
 
     devices = sorted({device for choice in report.operators.values() for device in choice})
-    chosen = Table("operator", *devices, title="the backend that each operator takes")
+    chosen = Table("operator", *devices, title="the backend that serves each operator")
     for name, choice in sorted(report.operators.items()):
         chosen.add_row(name, *(choice[device] for device in devices))
     console.print(chosen)

@@ -114,6 +114,8 @@ void check_arguments(const Tensor& x, const Tensor& weight, const std::optional<
 
 // `value` with the strides and dtype of `like`, as the gradient of an argument must be.
 Tensor gradient_like(const Tensor& like, const Tensor& value) {
+    const bool same = like.scalar_type() == value.scalar_type();
+    if (same && like.is_contiguous() && value.is_contiguous()) return value;
     Tensor result = fresh_like(like);
     torch::stable::copy_(result, value);
     return result;

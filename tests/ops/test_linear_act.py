@@ -145,3 +145,10 @@ def test_bad_input(change: dict[str, Any], text: str) -> None:
     good = {"x": torch.randn(2, 8), "weight": torch.randn(4, 8), "bias": torch.randn(4)}
     with pytest.raises(ArgumentError, match=r"\[linear_act\] .*" + text):
         fusewright.linear_act(**{**good, **change})
+
+
+def test_small_products_are_left_to_torch() -> None:
+    small, large = LINEAR_ACT.sample(), LINEAR_ACT.sample(shape=(256, 256), out_features=256)
+    assert LINEAR_ACT.default("cpu", small) == "reference"
+    assert LINEAR_ACT.default("cpu", large) == "cpu"
+    assert "faster below" in str(fusewright.explain("linear_act", *small[:3]))

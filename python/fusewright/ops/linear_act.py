@@ -78,6 +78,16 @@ def _sample(
     )
 
 
+# Products with fewer multiply-adds take less time than the checks around ours.
+_SMALL = 2**22
+
+
+def _avoid_on_cpu(x: Tensor, weight: Tensor, *_: Any) -> str | None:
+    if x.numel() * weight.shape[0] < _SMALL:
+        return f"PyTorch's own calls are faster below {_SMALL} multiply-adds"
+    return None
+
+
 LINEAR_ACT = Op(
     name="linear_act",
     forward="(Tensor x, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor y, "
@@ -88,6 +98,7 @@ LINEAR_ACT = Op(
     fake=_fake,
     check=_check,
     supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
+    avoid={"cpu": _avoid_on_cpu},
     autocast="lower",
     sample=_sample,
 )
