@@ -92,28 +92,4 @@ __device__ inline void differentiate_all(Activation a, const A (&pre)[N], A (&gr
     });
 }
 
-template <Activation first, Activation... rest, class F>
-auto with_activation_of(Activation a, F&& f) {
-    if constexpr (sizeof...(rest) > 0) {
-        if (a != first) return with_activation_of<rest...>(a, f);
-    }
-    STD_TORCH_CHECK(a == first, "this kernel does not implement the activation");
-    return f(std::integral_constant<Activation, first>{});
-}
-
-// Calls f with the activation as a type, std::integral_constant<Activation, a>.
-template <class F>
-auto with_activation(Activation a, F&& f) {
-    using T = Activation;
-    return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu, T::sigmoid, T::tanh,
-                              T::mish>(a, f);
-}
-
-// The same for the common ones only, which keeps down the number of instantiations of f.
-template <class F>
-auto with_common_activation(Activation a, F&& f) {
-    using T = Activation;
-    return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu>(a, f);
-}
-
 }  // namespace fusewright::cuda

@@ -159,14 +159,6 @@ __device__ inline void load_pack(const Untyped& t, int64_t i, float (&values)[N]
     });
 }
 
-template <int N>
-__device__ inline void store_pack(const Untyped& t, int64_t i, const float (&values)[N]) {
-    with_element<false>(t.dtype, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        *reinterpret_cast<Pack<T, N>*>(static_cast<T*>(t.data) + i) = pack_of<T>(values);
-    });
-}
-
 inline bool aligned(const void* p, size_t bytes) {
     return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }
