@@ -90,6 +90,7 @@ void Group::run(const Vector& position) {
         t.thread_position_in_grid = {position.x * threads.x + in.x, position.y * threads.y + in.y,
                                      position.z * threads.z + in.z};
         lane.state = State::ready;
+        lane.waits[0] = lane.waits[1] = 0;
         prepare(lane.fiber, begin);
     }
     current = this;
@@ -111,7 +112,7 @@ void Group::run(const Vector& position) {
         if (!release_barrier()) fail_stuck();
     }
 #ifdef FW_TSAN
-    __tsan_acquire(&sync_);
+    __tsan_acquire(&ended_);
     for (Lane& lane : lanes_) __tsan_destroy_fiber(lane.fiber.tsan);
 #endif
     if (!memory_.intact()) {
@@ -127,7 +128,7 @@ void Group::begin() {
     group.kernel_.run(lane.thread);
     lane.state = State::done;
 #ifdef FW_TSAN
-    __tsan_release(&group.sync_);
+    __tsan_release(&group.ended_);
 #endif
     switch_to(lane.fiber, group.scheduler_, true);
 }
@@ -136,8 +137,10 @@ void Group::yield(State state, const char* file, int line) {
     Lane& lane = lanes_[running_];
     lane.state = state, lane.file = file, lane.line = line;
 #ifdef FW_TSAN
-    void* sync = &sync_;
-    if (state == State::at_simd) sync = &lanes_[running_ / kSimdWidth * kSimdWidth].value;
+    // Two in turn: who has passed one barrier may arrive at the next before others leave the first.
+    const uint32_t turn = lane.waits[state == State::at_simd]++ % 2;
+    void* sync = &lanes_[0].sync[turn];
+    if (state == State::at_simd) sync = &lanes_[running_ / kSimdWidth * kSimdWidth].simd_sync[turn];
     __tsan_release(sync);
 #endif
     switch_to(lane.fiber, scheduler_);

@@ -53,6 +53,8 @@ class Group {
         const char* file;
         int line;
         float value;
+        uint32_t waits[2];              // at barriers and simdgroup sums so far
+        int64_t sync[2], simd_sync[2];  // what ThreadSanitizer sees released there, in lane 0
     };
 
     static void begin();
@@ -74,7 +76,7 @@ class Group {
     Guarded memory_;
     Fiber scheduler_;
     uint32_t running_ = 0;
-    char sync_ = 0;  // what ThreadSanitizer sees released at a barrier
+    int64_t ended_ = 0;  // what ThreadSanitizer sees released at a thread's end
 };
 
 }  // namespace emulator
