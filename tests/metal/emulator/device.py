@@ -68,18 +68,17 @@ class Device:
         Args:
             sizes: groups, threads and threadgroup memory, or the plan that gives them.
         """
-        if isinstance(sizes, str):
-            sizes = self.plan(sizes, args)
-        if 0 in sizes[0]:
+        planned: Sizes = self.plan(sizes, args) if isinstance(sizes, str) else sizes
+        if 0 in planned[0]:
             return
         self._seed += 1
         self.launches.append(kernel)
         if self.recording is not None:
             buffers = [(i, _memory(t)) for i, t in enumerate(tensors)]
-            self.recording.append(Call(kernel, sizes, buffers, bytes(args)))
+            self.recording.append(Call(kernel, planned, buffers, bytes(args)))
         bindings = [(i, *_extent(t)) for i, t in enumerate(tensors)]
         self.module.launch(
-            kernel, sizes, bindings, len(bindings), bytes(args), self.schedule, self._seed
+            kernel, planned, bindings, len(bindings), bytes(args), self.schedule, self._seed
         )
 
 
@@ -112,8 +111,9 @@ def _extent(t: Tensor | None) -> tuple[int, int]:
     """Where a tensor's data begins, and the bytes from there to the end of its storage."""
     if t is None or t.untyped_storage().nbytes() == 0:
         return 0, 0
-    offset = t.storage_offset() * t.element_size()
-    return t.untyped_storage().data_ptr() + offset, t.untyped_storage().nbytes() - offset
+    offset = int(t.storage_offset()) * t.element_size()
+    size = max(t.untyped_storage().nbytes() - offset, 0)  # a slice of nothing may begin anywhere
+    return t.untyped_storage().data_ptr() + offset, size
 
 
 def _memory(t: Tensor | None) -> bytes:
