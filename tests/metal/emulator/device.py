@@ -40,6 +40,7 @@ class Device:
         self.schedule = "in_order"
         self.recording: list[Call] | None = None
         self.launches: list[str] = []
+        self.moved = 0  # bytes of the tensors that were bound, each once a launch
         self.backend: Any = None  # of backend.py: its dispatcher namespace ends with it
         self._seed = 0
         for name, size in self.module.sizes.items():
@@ -73,6 +74,7 @@ class Device:
             return
         self._seed += 1
         self.launches.append(kernel)
+        self.moved += sum(t.numel() * t.element_size() for t in tensors if t is not None)
         if self.recording is not None:
             buffers = [(i, _memory(t)) for i, t in enumerate(tensors)]
             self.recording.append(Call(kernel, planned, buffers, bytes(args)))
