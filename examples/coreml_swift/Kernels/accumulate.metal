@@ -6,9 +6,9 @@
 #include "accumulate.h"
 
 template <typename T>
-kernel void accumulate(device T* into [[buffer(0)]], const device T* from [[buffer(1)]],
-                       constant AccumulateArgs& args [[buffer(2)]],
-                       uint2 at [[thread_position_in_grid]], uint2 grid [[threads_per_grid]]) {
+[[kernel]] void accumulate(device T* into [[buffer(0)]], const device T* from [[buffer(1)]],
+                           constant AccumulateArgs& args [[buffer(2)]],
+                           uint2 at [[thread_position_in_grid]], uint2 grid [[threads_per_grid]]) {
     for (int64_t plane = at.y; plane < args.planes; plane += grid.y) {
         for (int64_t i = at.x; i < args.size; i += grid.x) {
             device T* to = into + plane * args.stride + i;

@@ -82,11 +82,12 @@ struct HaarKernels {
         _ encoder: MTLComputeCommandEncoder, _ kernel: MTLComputePipelineState,
         _ first: MTLBuffer, _ second: MTLBuffer, _ arguments: Arguments, _ plan: KernelDispatch
     ) {
-        var bytes = arguments
         encoder.setComputePipelineState(kernel)
         encoder.setBuffer(first, offset: 0, index: 0)
         encoder.setBuffer(second, offset: 0, index: 1)
-        encoder.setBytes(&bytes, length: MemoryLayout.stride(ofValue: bytes), index: 2)
+        withUnsafeBytes(of: arguments) {
+            encoder.setBytes($0.baseAddress!, length: $0.count, index: 2)
+        }
         encoder.dispatchThreadgroups(
             MTLSize(plan.groups), threadsPerThreadgroup: MTLSize(plan.threads))
     }

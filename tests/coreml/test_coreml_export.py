@@ -17,7 +17,8 @@ pytest.importorskip("coremltools", reason="coremltools has no package for this p
 
 import export_wtconv_coreml as tool
 import typer
-from program import Program
+
+from coreml.program import Program
 
 BOUND = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -119,8 +120,10 @@ def metal_keys(key: str) -> str:
     return key
 
 
-@pytest.mark.parametrize("rename", [reference_keys, triton_keys, metal_keys])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("rename", "suffix"),
+    [(reference_keys, ".pt"), (triton_keys, ".safetensors"), (metal_keys, ".pt")],
+)
 def test_checkpoint(tmp_path: Path, rename: Callable[[str], str], suffix: str) -> None:
     layer = tool.make_layer(4, 2, 5, True, 3, None, "")
     state = {

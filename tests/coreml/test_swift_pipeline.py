@@ -1,0 +1,32 @@
+"""The Swift pipeline on emulated kernels and the exported model is WTConv2d."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusewright
+
+pytest.importorskip("coremltools", reason="coremltools has no package for this platform")
+
+import export_wtconv_coreml as tool
+
+from coreml.program import Program
+from coreml.replay import HaarKernels, Pipeline
+
+# even, odd, odd at a deeper level, deeper than its size
+SIZES = [(16, 32), (7, 13), (14, 9), (1, 6), (33, 20)]
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 3, 4])
+def test_is_wtconv2d(tmp_path: Path, haar: HaarKernels, levels: int) -> None:
+    for height, width in SIZES:
+        layer = tool.make_layer(3, levels, 5, bias=True, seed=levels, checkpoint=None, prefix="")
+        package = tmp_path / f"{height}x{width}.mlpackage"
+        tool.export(layer, height, width, package)
+        x = torch.randn(1, 3, height, width)
+        y = Pipeline(Program(package), haar)(x)
+        with fusewright.use_backend("reference"), torch.no_grad():
+            torch.testing.assert_close(y, layer(x), atol=1e-5, rtol=1e-5)
