@@ -17,6 +17,9 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
+
+import fusewright
 from export_wtconv_coreml import (
     Bias,
     Channels,
@@ -30,9 +33,6 @@ from export_wtconv_coreml import (
     export,
     make_layer,
 )
-from torch import Tensor
-
-import fusewright
 
 PACKAGE = Path("examples/coreml_swift")
 

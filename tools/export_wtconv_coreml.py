@@ -23,6 +23,7 @@ from fusewright._extra import extra
 
 with extra("coreml"):
     import coremltools
+    import safetensors.torch
     import typer
     from coremltools.converters.mil import Builder, Function
 
@@ -67,9 +68,6 @@ def make_layer(
 def load(layer: nn.WTConv2d, checkpoint: Path, prefix: str) -> None:
     """Fill the layer with the checkpoint's entries that begin with the prefix."""
     if checkpoint.suffix == ".safetensors":
-        with extra("coreml"):
-            import safetensors.torch
-
         state: Any = safetensors.torch.load_file(checkpoint)
     else:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -109,7 +107,7 @@ def export(layer: nn.WTConv2d, height: int, width: int, package: Path) -> None:
         f"bands{level}": (1, 4 * channels, *size) for level, size in enumerate(sizes, 1)
     }
 
-    def branch(x: Any, conv: torch.nn.Conv2d, scale: Tensor, name: str) -> Any:
+    def branch(x: Any, conv: Any, scale: Any, name: str) -> Any:
         options = {} if conv.bias is None else {"bias": conv.bias.detach().numpy()}
         y = Builder.conv(
             x=x,

@@ -129,7 +129,7 @@ class Pipeline:
         shape = SimpleNamespace(channels=channels, height=height, width=width)
         names = {"Array": Array, "levels": len(program.inputs) - 1, "self": shape}
         images = SHAPE.run("images", {**names, "half": half})
-        self.names = {
+        self.names: dict[str, Any] = {
             "Array": Array,
             "haar": haar,
             "convolutions": self,

@@ -38,7 +38,7 @@ class Array(list[Any]):
 
 
 class Source:
-    """The functions and computed properties of a file, which are assumed to have different names."""
+    """The functions and computed properties of a file; of those of one name, the last."""
 
     def __init__(self, file: Path) -> None:
         self.text: dict[str, str] = {}
@@ -52,7 +52,7 @@ class Source:
     def run(self, name: str, names: Mapping[str, Any], *positional: Any, **labelled: Any) -> Any:
         """Call the function with the names that it sees besides its parameters."""
         scope = dict(names)
-        exec(self.text[name], scope)  # noqa: S102
+        exec(self.text[name], scope)
         return scope[name](*positional, **labelled)
 
     def _add(self, name: str, names: list[tuple[str, str]], body: Node) -> None:
@@ -70,9 +70,7 @@ class _Translation:
         self.numbers = itertools.count()
         self.before: list[str] = []
 
-    def function(
-        self, name: str, names: list[tuple[str, str]], body: list[Node]
-    ) -> Iterator[str]:
+    def function(self, name: str, names: list[tuple[str, str]], body: list[Node]) -> Iterator[str]:
         yield f"def {name}({', '.join(label for label, _ in names)}):"
         yield from (f"    {inner} = {label}" for label, inner in names if inner != label)
         yield from self.block(body, implicit_return=len(body) == 1)
@@ -218,8 +216,8 @@ def parameters(function: Node) -> Iterator[tuple[str, str]]:
     for node in function.named_children:
         if node.type == "parameter":
             name, label = text(field(node, "name")), node.child_by_field_name("external_name")
-            unlabelled = label is None or text(label) == "_"
-            yield python_name(name if unlabelled else text(label)), name
+            known = name if label is None or text(label) == "_" else text(label)
+            yield python_name(known), name
 
 
 def python_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""tools/check_outputs_vs_pytorch.py, with the emulated pipeline in the place of the Swift binary."""
+"""tools/check_outputs_vs_pytorch.py, with the emulated pipeline in place of the Swift binary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 pytest.importorskip("coremltools", reason="coremltools has no package for this platform")
 
 import check_outputs_vs_pytorch as tool
-
 from coreml.program import Program
 from coreml.replay import HaarKernels, Pipeline
 
@@ -46,7 +45,7 @@ class Runner:
 @pytest.fixture
 def runner(haar: HaarKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     runner = Runner(haar, tmp_path / "WTConvCoreMLRunner")
-    monkeypatch.setattr(tool.subprocess, "run", runner)
+    monkeypatch.setattr(subprocess, "run", runner)
     return runner
 
 

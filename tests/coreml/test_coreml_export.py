@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,10 @@ from fusewright import nn
 
 pytest.importorskip("coremltools", reason="coremltools has no package for this platform")
 
-import export_wtconv_coreml as tool
 import typer
 
+import export_wtconv_coreml as tool
 from coreml.program import Program
-
-BOUND = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def command() -> typer.Typer:
@@ -50,9 +49,10 @@ def expected(layer: nn.WTConv2d, inputs: dict[str, Tensor]) -> dict[str, Tensor]
         return scale * F.conv2d(padded, conv.weight, conv.bias, groups=conv.groups)
 
     layer = layer.double()
-    branches = {"base": ("x", layer.base_conv, layer.base_scale)} | {
-        f"filtered{i}": (f"bands{i}", conv, scale)
-        for i, (conv, scale) in enumerate(zip(layer.wavelet_convs, layer.wavelet_scale), 1)
+    wavelets = zip(layer.wavelet_convs, layer.wavelet_scale, strict=True)
+    branches: dict[str, tuple[str, Any, Any]] = {
+        "base": ("x", layer.base_conv, layer.base_scale),
+        **{f"filtered{i}": (f"bands{i}", *modules) for i, modules in enumerate(wavelets, 1)},
     }
     return {
         name: branch(inputs[source].double(), conv, scale.weight).float()
@@ -66,7 +66,7 @@ def check(program: Program, layer: nn.WTConv2d) -> None:
     wanted = expected(layer, inputs)
     assert outputs.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(outputs[name], value, **BOUND)
+        torch.testing.assert_close(outputs[name], value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

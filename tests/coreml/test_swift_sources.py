@@ -39,8 +39,8 @@ def test_options() -> None:
         if node.type == "property_declaration" and text.startswith("@Option"):
             custom = re.search(r'\.customLong\("([^"]+)"\)', text)
             names.append(custom[1] if custom else swift.text(swift.field(node, "name")))
-    expected = "model channels height width levels input-f32 output-f32 iterations".split()
-    assert names == expected
+    sizes = ["channels", "height", "width", "levels"]
+    assert names == ["model", *sizes, "input-f32", "output-f32", "iterations"]
 
 
 def kernel_buffers(kind: str) -> dict[int, str]:
@@ -91,7 +91,7 @@ def test_structs_come_from_the_kernels() -> None:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_includes_can_be_resolved(kind: str) -> None:
-    """KernelSource.swift takes lines of one form, of files that lie beside the one that has them."""
+    """KernelSource.swift takes lines of one form, and paths from the file that has them."""
     todo, seen = [FILES[kind]], set()
     while todo:
         file = todo.pop().resolve()
