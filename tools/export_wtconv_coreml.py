@@ -11,6 +11,7 @@ base branch, `x` and `base`, and for every level, `bands1` and `filtered1` and s
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,7 +99,7 @@ def export(layer: nn.WTConv2d, height: int, width: int, package: Path) -> None:
     """Save the layer's convolutions and scales, in fp32, for one image of that size.
 
     Args:
-        package: where; one that exists is replaced. Its name ends in `.mlpackage`.
+        package: where; a package that is there is replaced. Its name ends in `.mlpackage`.
     """
     channels, before = layer.in_channels, (layer.kernel_size - 1) // 2
     after = layer.kernel_size - 1 - before
@@ -132,6 +133,8 @@ def export(layer: nn.WTConv2d, height: int, width: int, package: Path) -> None:
     program = coremltools.converters.mil.Program()
     program.add_function("main", function)
     package.parent.mkdir(parents=True, exist_ok=True)
+    if (package / "Manifest.json").exists():  # coremltools writes into no folder that has files
+        shutil.rmtree(package)
     coremltools.convert(
         program,
         convert_to="mlprogram",
@@ -144,7 +147,7 @@ def export(layer: nn.WTConv2d, height: int, width: int, package: Path) -> None:
 
 def main(
     output: Annotated[
-        Path, typer.Option(help="The package to write; one that exists is replaced.")
+        Path, typer.Option(help="The package to write; one that is there is replaced.")
     ] = Path("examples/coreml_swift/Models/WTConv.mlpackage"),
     channels: Channels = 32,
     height: Height = 56,
@@ -159,6 +162,9 @@ def main(
     """Write the convolutions of a WTConv2d as a Core ML model."""
     if output.suffix != ".mlpackage":
         raise typer.BadParameter(f"is {output}, must end in .mlpackage", param_hint="--output")
+    if output.exists() and not (output / "Manifest.json").exists():
+        found = f"is {output}, which exists and is no Core ML package, must be one or not exist"
+        raise typer.BadParameter(found, param_hint="--output")
     layer = make_layer(channels, levels, kernel_size, bias, seed, checkpoint, prefix)
     export(layer, height, width, output)
     print(f"{output}: x (1, {channels}, {height}, {width}), {levels} levels, {layer.extra_repr()}")

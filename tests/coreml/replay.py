@@ -10,13 +10,15 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from coreml import headers, swift
-from coreml.program import Program
 from coreml.swift import Array
+
+if TYPE_CHECKING:  # there are platforms without coremltools
+    from coreml.program import Program
 
 SWIFT = headers.EXAMPLE / "Sources" / "WTConvCoreMLRunner"
 SHAPE, TENSOR, PIPELINE, KERNELS = (

@@ -95,6 +95,13 @@ def test_random_layer(
     check(program, tool.make_layer(3, levels, kernel, bias, 7, None, ""))
 
 
+def test_replaces_a_package(tmp_path: Path) -> None:
+    package, options = tmp_path / "a.mlpackage", ["--channels", 2, "--levels", 1]
+    export(package, *options, "--height", 4, "--width", 4)
+    program = export(package, *options, "--height", 5, "--width", 6)
+    assert program.inputs["x"] == (1, 2, 5, 6)
+
+
 def reference_keys(key: str) -> str:
     return key
 
@@ -147,6 +154,9 @@ def test_bad_options(tmp_path: Path) -> None:
     assert "--output: is a.onnx, must end in .mlpackage" in refused("--output", "a.onnx")
     assert "--levels" in refused("--levels", -1)
     assert "--height" in refused("--height", 0)
+    other = tmp_path / "other.mlpackage"
+    other.mkdir()
+    assert "is no Core ML package" in refused("--output", other)
     file = tmp_path / "a.pt"
     torch.save({"a.base_conv.weight": torch.zeros(4, 1, 5, 5)}, file)
     text = refused("--checkpoint", file, "--prefix", "b.")
