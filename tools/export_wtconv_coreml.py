@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any
 
 import torch
@@ -27,6 +28,7 @@ with extra("coreml"):
     import safetensors.torch
     import typer
     from coremltools.converters.mil import Builder, Function
+    from safetensors import SafetensorError
 
 TARGET = coremltools.target.macOS13
 
@@ -68,10 +70,14 @@ def make_layer(
 
 def load(layer: nn.WTConv2d, checkpoint: Path, prefix: str) -> None:
     """Fill the layer with the checkpoint's entries that begin with the prefix."""
-    if checkpoint.suffix == ".safetensors":
-        state: Any = safetensors.torch.load_file(checkpoint)
-    else:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        if checkpoint.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        text = f"{checkpoint} can't be read, must be .safetensors or of torch.save: {error}"
+        raise typer.BadParameter(text, param_hint="--checkpoint") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         keys = list(state)[:5] if isinstance(state, Mapping) else type(state).__name__
         must = "must be a state_dict, names and tensors"

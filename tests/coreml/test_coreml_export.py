@@ -165,5 +165,8 @@ def test_bad_options(tmp_path: Path) -> None:
     text = refused("--checkpoint", file, "--prefix", "a.", "--channels", 4)
     assert "Missing key(s)" in text
     assert "base_conv.bias" in text
+    for broken in (tmp_path / "broken.pt", tmp_path / "broken.safetensors"):
+        broken.write_bytes(b"no weights at all")
+        assert f"{broken.name} can't be read" in refused("--checkpoint", broken)
     torch.save({"epoch": 3}, file)
     assert "must be a state_dict" in refused("--checkpoint", file)

@@ -12,6 +12,7 @@ import fusewright
 pytest.importorskip("coremltools", reason="coremltools has no package for this platform")
 
 import export_wtconv_coreml as tool
+from coreml import headers
 from coreml.program import Program
 from coreml.replay import HaarKernels, Pipeline
 
@@ -29,3 +30,14 @@ def test_is_wtconv2d(tmp_path: Path, haar: HaarKernels, levels: int) -> None:
         y = Pipeline(Program(package), haar)(x)
         with fusewright.use_backend("reference"), torch.no_grad():
             torch.testing.assert_close(y, layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_accumulate_on_a_grid_that_is_too_small(haar: HaarKernels) -> None:
+    """As where the planes are more than a grid may have rows."""
+    planes, size, stride = 5, 7, 11
+    into, addend = torch.randn(planes, stride), torch.randn(planes, size)
+    expected = into.clone()
+    expected[:, :size] += addend
+    args = bytes(headers.AccumulateArgs(planes, size, stride))
+    haar.launch("accumulate_float", [1, 1, 1], [3, 2, 1], {0: into, 1: addend}, 2, args)
+    torch.testing.assert_close(into, expected, atol=0, rtol=0)
