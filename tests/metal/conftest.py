@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from emulator.build import KERNELS, MISSING, Builder, available
 
 NAMES = sorted(p.stem for p in KERNELS.glob("*.metal"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """References this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
