@@ -62,6 +62,13 @@ def undefined(binary: lief.Binary) -> list[str]:
     return [str(s.demangled_name or s.name) for s in symbols]
 
 
+def is_foreign(symbol: str, library: str = "") -> bool:
+    """Whether a demangled symbol ties the library to one torch, or to one Python."""
+    if "metal" in library and OF_TORCH_MPS.match(symbol):
+        return False
+    return bool(OF_TORCH.search(symbol) or OF_PYTHON.match(symbol))
+
+
 def needs(name: str, binary: lief.Binary) -> Iterator[str]:
     """What a library needs and must not."""
     needed = [
@@ -75,9 +82,7 @@ def needs(name: str, binary: lief.Binary) -> Iterator[str]:
     if isinstance(binary, lief.ELF.Binary) and "libtorch.so" not in needed:
         yield f"{name} does not need libtorch.so: it would fail to load"
     for symbol in undefined(binary):
-        if "metal" in name and OF_TORCH_MPS.match(symbol):
-            continue
-        if OF_TORCH.search(symbol) or OF_PYTHON.match(symbol):
+        if is_foreign(symbol, name):
             yield f"{name} takes {symbol} from what is installed"
 
 
@@ -89,6 +94,13 @@ def contents(wheel: Path) -> list[str]:
         names = [n for n in archive.namelist() if not n.endswith("/")]
     short = (LIBRARY.sub(r"\1.library", n.replace(stem, "NAME-VERSION")) for n in names)
     return sorted(short)
+
+
+def metadata(wheel: Path) -> str:
+    """The core metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        return archive.read(name).decode()
 
 
 def strangers(wheel: Path, update: bool) -> Iterator[str]:
@@ -116,6 +128,9 @@ def complaints(wheel: Path, update: bool = False) -> Iterator[str]:
     for tag in tags:
         if (tag.interpreter, tag.abi) != ("py3", "none") or not TAG.fullmatch(tag.platform):
             yield f"has the tag {tag}, which serves less than it should, or no index takes it"
+    pair = {"fusewright": "fusewright-cu13", "fusewright-cu13": "fusewright"}[name]
+    if f"Requires-Dist: {pair}=={version}" not in metadata(wheel):
+        yield f"does not ask for {pair}=={version}"
     size = wheel.stat().st_size
     if size > BUDGET[name]:
         yield f"is {size:,} bytes large, may be {BUDGET[name]:,}"
