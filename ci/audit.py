@@ -39,22 +39,23 @@ OF_PYTHON = re.compile(r"_{0,2}Py[A-Z_]")
 OF_TORCH_MPS = re.compile(
     r"torch::mps::(commit|get_command_buffer|get_dispatch_queue|synchronize)\("
 )
+Library = lief.ELF.Binary | lief.MachO.Binary | lief.PE.Binary
 TAG = re.compile(r"manylinux_2_\d+_(x86_64|aarch64)|macosx_\d+_0_arm64|win_amd64")
 
 
-def libraries(wheel: Path) -> Iterator[tuple[str, lief.Binary]]:
+def libraries(wheel: Path) -> Iterator[tuple[str, Library]]:
     """The shared libraries of a wheel, by their name in it."""
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         for name in archive.namelist():
             if LIBRARY.search(name) is None:
                 continue
             binary = lief.parse(archive.extract(name, folder))
-            if binary is None:
+            if not isinstance(binary, Library):
                 raise ValueError(f"{wheel.name}: {name} is no library")
             yield name, binary
 
 
-def undefined(binary: lief.Binary) -> list[str]:
+def undefined(binary: Library) -> list[str]:
     """What a library takes from others, demangled where that can be done."""
     if isinstance(binary, lief.PE.Binary):
         return [str(entry.name) for library in binary.imports for entry in library.entries]
@@ -69,7 +70,7 @@ def is_foreign(symbol: str, library: str = "") -> bool:
     return bool(OF_TORCH.search(symbol) or OF_PYTHON.match(symbol))
 
 
-def needs(name: str, binary: lief.Binary) -> Iterator[str]:
+def needs(name: str, binary: Library) -> Iterator[str]:
     """What a library needs and must not."""
     needed = [
         str(getattr(library, "name", library))

@@ -18,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Without triton, of which each torch wants a version of its own.
+TEST_TOOLS = ("hypothesis", "numpy", "pytest", "pytest-timeout", "PyWavelets")
+
 # Every operator, forward and backward, on the compiled kernels; none may fall to plain PyTorch.
 OPERATORS = """
 import sys, shutil
@@ -90,7 +93,8 @@ def check_add_on(fresh: Fresh, wheels: list[Path]) -> None:
         wanted = "finds no GPU"
     if cuda["distribution"] != "fusewright-cu13" or wanted not in cuda["reason"]:
         sys.exit(f"the add-on is not skipped for the reason {wanted!r}: {cuda}")
-    print(f"the add-on is skipped: {cuda['reason']}")
+    remedies = [p["remedy"] for p in report["problems"] if cuda["name"] in p["reason"]]
+    print(f"the add-on is skipped: {cuda['reason']}; to mend: {remedies}")
     if report["operators"]["rms_norm"]["cpu"] != "cpu":
         sys.exit(f"beside the add-on the CPU kernels do not serve: {report['operators']}")
 
@@ -104,7 +108,7 @@ def main() -> None:
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, help="run pytest with what follows")
     args = parser.parse_args()
     wheels = [w.resolve() for w in args.wheels]
-    (base,) = (w for w in wheels if w.name.startswith("fusewright-"))
+    (base,) = (w for w in wheels if w.name.startswith("fusewright-") and w.suffix == ".whl")
     add_ons = [w for w in wheels if w != base]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +120,7 @@ def main() -> None:
         if add_ons:
             check_add_on(fresh, add_ons)
         if args.pytest is not None:
-            fresh.pip(args.torch, f"{base}[test]")
+            fresh.pip(args.torch, str(base), *TEST_TOOLS)
             shutil.copytree(ROOT / "tests", fresh.work / "tests")
             shutil.copy(ROOT / "pyproject.toml", fresh.work)
             print(fresh.run("-m", "pytest", "-q", *args.pytest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 import types
 import zipfile
@@ -35,6 +36,10 @@ def version() -> str:
     return text.split('\nversion = "')[1].split('"')[0]
 
 
+def golden() -> list[str]:
+    return (ROOT / "tests" / "golden" / "wheel-fusewright.txt").read_text().split()
+
+
 def library() -> Path:
     file = backends.installed()["cpu"].file
     assert file is not None
@@ -46,11 +51,10 @@ def wheel(
 ) -> Path:
     """A base wheel that holds what it should but for what the arguments say."""
     number = number or version()
-    names = (ROOT / "tests" / "golden" / "wheel-fusewright.txt").read_text().split()
     path = folder / f"fusewright-{number}-{tag}.whl"
     requires = f'Requires-Dist: fusewright-cu13=={number}; extra == "cu13"\n'
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
+        for name in golden():
             if name.endswith(".library"):
                 archive.write(binary, "fusewright/lib/libfusewright_cpu.so")
             elif not drop or not name.endswith(drop):
@@ -105,6 +109,16 @@ def test_symbols_of_python(audit: types.ModuleType, tmp_path: Path) -> None:
     assert module.origin is not None
     found = list(audit.complaints(wheel(tmp_path, Path(module.origin))))
     assert any("needs libtorch_python.so" in text for text in found)
+
+
+def test_the_list_is_what_the_tree_ships() -> None:
+    """Seen here before a wheel is built: a new file of the package needs its line in the list."""
+    command = ["git", "ls-files", "python/fusewright"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    shipped = {name.removeprefix("python/") for name in listed.stdout.split()}
+    assert {n for n in golden() if not n.startswith("NAME-") and ".library" not in n} == shipped
 
 
 @pytest.mark.parametrize(

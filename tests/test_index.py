@@ -74,10 +74,21 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def install(url: str, target: Path, requirement: str) -> subprocess.CompletedProcess[str]:
     """What pip says; it sees this index alone."""
-    options = ["--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--target", target]
+    options = ["--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--index-url", url, *options, requirement],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--index-url",
+            url,
+            *options,
+            "--target",
+            str(target),
+            requirement,
+        ],
         env={**environment, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""},
         capture_output=True,
         text=True,
