@@ -115,7 +115,7 @@ def strangers(wheel: Path, update: bool) -> Iterator[str]:
         golden.parent.mkdir(exist_ok=True)
         golden.write_text("".join(f"{n}\n" for n in found))
         return
-    expected = golden.read_text().splitlines()
+    expected = golden.read_text().splitlines() if golden.exists() else []
     yield from (f"holds {n}, which {golden.name} does not list" for n in found if n not in expected)
     yield from (f"lacks {n}, which {golden.name} lists" for n in expected if n not in found)
 
