@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import lief
 from packaging.utils import parse_wheel_filename
@@ -39,7 +40,7 @@ OF_PYTHON = re.compile(r"_{0,2}Py[A-Z_]")
 OF_TORCH_MPS = re.compile(
     r"torch::mps::(commit|get_command_buffer|get_dispatch_queue|synchronize)\("
 )
-Library = lief.ELF.Binary | lief.MachO.Binary | lief.PE.Binary
+Library: TypeAlias = lief.ELF.Binary | lief.MachO.Binary | lief.PE.Binary
 TAG = re.compile(r"manylinux_2_\d+_(x86_64|aarch64)|macosx_\d+_0_arm64|win_amd64")
 
 
@@ -115,7 +116,7 @@ def strangers(wheel: Path, update: bool) -> Iterator[str]:
         golden.parent.mkdir(exist_ok=True)
         golden.write_text("".join(f"{n}\n" for n in found))
         return
-    expected = golden.read_text().splitlines() if golden.exists() else []
+    expected = golden.read_text(encoding="utf-8").splitlines() if golden.exists() else []
     yield from (f"holds {n}, which {golden.name} does not list" for n in found if n not in expected)
     yield from (f"lacks {n}, which {golden.name} lists" for n in expected if n not in found)
 
@@ -123,7 +124,7 @@ def strangers(wheel: Path, update: bool) -> Iterator[str]:
 def complaints(wheel: Path, update: bool = False) -> Iterator[str]:
     """Everything that is wrong with a wheel."""
     name, version, _, tags = parse_wheel_filename(wheel.name)
-    project = (ROOT / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     if f'\nversion = "{version}"\n' not in project:
         yield f"is of version {version}, pyproject.toml is not"
     for tag in tags:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import tomllib
 
-PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())[
-    "project"
-]
+PROJECT = tomllib.loads(
+    (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+)["project"]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ execute_process(
           "from torch.utils.cpp_extension import include_paths; print(';'.join(include_paths()))"
   OUTPUT_VARIABLE TORCH_INCLUDE_DIRS
   OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+file(TO_CMAKE_PATH "${TORCH_INCLUDE_DIRS}" TORCH_INCLUDE_DIRS)
 
 add_library(torch_stable INTERFACE)
 target_include_directories(torch_stable SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
