@@ -32,9 +32,9 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The sdist, and the wheel built from it, in dist/."""
-    session.install("build")
-    session.run("python", "-m", "build", "--outdir", "dist")
+    """The sdist and the wheels in dist/, audited and tried; `nox -s wheel -- --no-cuda`."""
+    session.install(*PROJECT["optional-dependencies"]["wheels"])
+    session.run("ci/build_wheels", *session.posargs, external=True)
 
 
 @nox.session

@@ -29,7 +29,7 @@ RETURNS = {"Tensor": "torch::stable::Tensor", "Tensor[]": "std::vector<torch::st
 def schemas_of(path: Path) -> dict[str, str]:
     """The schemas of the `Op(...)` in one file, by kernel name."""
     found: dict[str, str] = {}
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Op"):
             continue
         literals = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -21,10 +22,22 @@ def only(pattern: str, text: str) -> str:
 
 
 def test_one_version() -> None:
+    """It stands in the root pyproject.toml; all else is made of it when the wheels are built."""
     version = only(r'^version = "(.*)"$', BASE)
-    assert only(r'^version = "(.*)"$', ADD_ON) == version
-    assert only(r'^dependencies = \["fusewright==(.*)"\]$', ADD_ON) == version
-    assert only(r'^cu13 = \["fusewright-cu13==(.*)"\]$', BASE) == version
+    pattern = only(r"^regex = '(.*)'$", ADD_ON).replace("?P<value>", "")
+    assert only(pattern, BASE) == version
+    assert re.findall(r"^version = ", ADD_ON, flags=re.M) == []
+    assert only(r'^result = \["(.*)"\]$', ADD_ON) == "fusewright=={project[version]}"
+    assert only(r"cu13 = (.*) }$", BASE) == '["fusewright-cu13=={project[version]}"]'
+
+
+def test_the_installed_extra_has_the_version() -> None:
+    try:
+        requires = importlib.metadata.requires("fusewright") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("fusewright is not installed but imported from its source tree")
+    version = only(r'^version = "(.*)"$', BASE)
+    assert f'fusewright-cu13=={version}; extra == "cu13"' in requires
 
 
 @pytest.mark.parametrize("requirement", ["scikit-build-core", "torch"])

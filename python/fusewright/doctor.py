@@ -1,10 +1,14 @@
-"""`fusewright doctor`: what is installed, what loads, and which backend each operator takes."""
+"""`fusewright doctor`: what is installed, what loads, which backend each operator takes.
+
+What does not fit together is named with the one command that mends it.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -16,7 +20,9 @@ import fusewright
 from fusewright import backends, ops
 from fusewright._op import Op
 from fusewright.backends import REFERENCE
-from fusewright.errors import BackendNotBuiltError
+from fusewright.backends._library import reinstall
+from fusewright.backends.cuda import code_for
+from fusewright.errors import BackendLoadError, BackendNotBuiltError
 
 
 @dataclass
@@ -32,6 +38,14 @@ class BackendReport:
 
 
 @dataclass
+class Problem:
+    """Something that should work and does not, and the command that mends it, if one does."""
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass
 class Report:
     """Everything that `doctor` knows."""
 
@@ -40,7 +54,8 @@ class Report:
     gpus: list[str]
     backends: list[BackendReport]
     operators: dict[str, dict[str, str]] = field(default_factory=dict)  # op -> device -> backend
-    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -88,13 +103,47 @@ def examine() -> Report:
     devices = ["cpu", *(["cuda"] if gpus else [])]
     for name, op in ops.load_all().items():
         report.operators[name] = {device: _serving(op, device) for device in devices}
-    for backend in backends.installed().values():
-        # one that was never installed is no problem, one that is installed and fails is
-        if backend.error is not None and not isinstance(backend.error, BackendNotBuiltError):
-            report.problems.append(f"backend {backend.name}: {backend.error}")
-    if not any(b.name == "cpu" and b.found for b in report.backends):
-        report.problems.append("the CPU kernels are missing: every operator runs as plain PyTorch")
+    report.notes = list(_code_of_gpus())
+    report.problems = list(_problems(report))
     return report
+
+
+def _code_of_gpus() -> Iterator[str]:
+    """Where the CUDA kernels run through PTX: the first call waits for the driver."""
+    cuda = backends.installed()["cuda"]
+    if cuda.error is not None:
+        return
+    architectures = cuda.describe()["architectures"]
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        code = code_for(architectures, capability)
+        if code != "binary":
+            how = (
+                "is served through PTX, which the driver compiles at the first call"
+                if code == "PTX"
+                else "has no kernel there, Triton serves it"
+            )
+            name = f"{torch.cuda.get_device_name(index)} (sm_{capability[0]}{capability[1]})"
+            yield f"CUDA kernels for {architectures}: {name} {how}"
+
+
+def _problems(report: Report) -> Iterator[Problem]:
+    for backend in backends.installed().values():
+        error = backend.error
+        # one that was never installed is no problem, one that is installed and fails is
+        if isinstance(error, BackendLoadError):
+            yield Problem(f"backend {backend.name}: {error.reason}", error.remedy)
+    if isinstance(backends.installed()["cpu"].error, BackendNotBuiltError):
+        yield Problem(
+            "the CPU kernels are missing: every operator runs as plain PyTorch",
+            reinstall("fusewright"),
+        )
+    served = {choice.get("cuda") for choice in report.operators.values()}
+    if report.gpus and served == {REFERENCE}:
+        # of an add-on for other GPUs the remedy is Triton, where there is no add-on it is one
+        error = backends.installed()["cuda"].error
+        remedy = error.remedy if isinstance(error, BackendNotBuiltError) else ""
+        yield Problem(f"no kernels serve {', '.join(report.gpus)}: plain PyTorch runs", remedy)
 
 
 def _serving(op: Op, device: str) -> str:
@@ -131,5 +180,9 @@ def render(report: Report, console: Console) -> None:
     for name, choice in sorted(report.operators.items()):
         chosen.add_row(name, *(choice[device] for device in devices))
     console.print(chosen)
+    for note in report.notes:
+        console.print(Text(note))
     for problem in report.problems:
-        console.print(Text(problem, style="red"))
+        console.print(Text(problem.reason, style="red"))
+        if problem.remedy:  # on a line of its own, not wrapped: it is there to be copied
+            console.print(Text("  " + problem.remedy, style="bold"), soft_wrap=True)

@@ -13,11 +13,25 @@ class UnsupportedError(NotImplementedError):
     """A valid call that the chosen backend has no kernel for."""
 
 
-class BackendNotBuiltError(RuntimeError):
+class _BackendError(RuntimeError):
+    """A backend that can't serve.
+
+    Attributes:
+        reason: why.
+        remedy: the command that mends it, empty where none does.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason}: {remedy}" if remedy else reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class BackendNotBuiltError(_BackendError):
     """A backend that this installation does not contain."""
 
 
-class BackendLoadError(RuntimeError):
+class BackendLoadError(_BackendError):
     """A backend that is installed but could not be loaded."""
 
 

@@ -91,33 +91,28 @@ void store_run(T* p, Vec<acc_t<T>> v, int64_t step, int n) {
     for (int i = 0; i < n; ++i) p[i * step] = from_acc<T>(v[i]);
 }
 
-// The lanes of `a` and `b` that a step of the transposition exchanges.
-template <class A, int half>
-struct Exchange {
+// What a step of the transposition leaves in the first, or the second, of two rows.
+template <class A, int half, bool second, int... lane>
+native_t<A> exchange(native_t<A> a, native_t<A> b, std::integer_sequence<int, lane...>) {
+    constexpr int upper = Vec<A>::size - half, all = second ? half : 0;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (lane + all + (lane & half ? upper : 0))...);
+#else  // GCC before 12 knows no other
     using ints = native_t<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
-    static constexpr int size = Vec<A>::size;
-
-    static ints mask(bool second) {
-        ints m{};
-        for (int lane = 0; lane < size; ++lane) {
-            const bool upper = lane & half;
-            m[lane] =
-                second ? (upper ? size + lane : lane + half) : (upper ? size + lane - half : lane);
-        }
-        return m;
-    }
-};
+    return __builtin_shuffle(a, b, ints{(lane + all + (lane & half ? upper : 0))...});
+#endif
+}
 
 // Transposes a square block: blocks of half the size change places, then halves of those.
 template <class A, int half = Vec<A>::size / 2>
 void transpose(native_t<A>* rows) {
     if constexpr (half > 0) {
-        const auto first = Exchange<A, half>::mask(false), second = Exchange<A, half>::mask(true);
+        constexpr auto lanes = std::make_integer_sequence<int, Vec<A>::size>{};
         for (int i = 0; i < Vec<A>::size; ++i) {
             if (i & half) continue;
             const native_t<A> a = rows[i], b = rows[i + half];
-            rows[i] = __builtin_shuffle(a, b, first);
-            rows[i + half] = __builtin_shuffle(a, b, second);
+            rows[i] = exchange<A, half, false>(a, b, lanes);
+            rows[i + half] = exchange<A, half, true>(a, b, lanes);
         }
         transpose<A, half / 2>(rows);
     }
@@ -358,7 +353,8 @@ template <int kWidth, int dims, class A, class Emit>
 void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
                 const A* bias, Images<dims, A>& images, Emit&& emit) {
     constexpr int lanes = Vec<A>::size;
-    auto& [deeper, image, rows] = images;
+    // no structured binding: before C++20 a lambda can't capture one
+    std::vector<A>&deeper = images.deeper, &image = images.image, &rows = images.rows;
     const int64_t taps = s.taps() * lanes;
     const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
     const auto filter = [&](int64_t level, int64_t band, int64_t r, const A* weights, A* out) {

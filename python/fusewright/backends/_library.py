@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import struct
 import sys
 from importlib import resources
@@ -17,11 +18,15 @@ _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
 
 class KernelLibrary:
-    """A plain shared library that implements operators, at `<package>/lib/`."""
+    """A plain shared library that implements operators, at `<package>/lib/`.
 
-    def __init__(self, name: str, package: str) -> None:
+    `distribution` is the installed package that brought it.
+    """
+
+    def __init__(self, name: str, package: str, distribution: str = "fusewright") -> None:
         self.name = name
         self.package = package
+        self.distribution = distribution
 
     @property
     def path(self) -> Path:
@@ -37,10 +42,11 @@ class KernelLibrary:
         version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
         if version < _FLOOR:
             raise BackendLoadError(
-                f"{self.path} needs torch >= {_FLOOR[0]}.{_FLOOR[1]}, this is {torch.__version__}"
+                f"{self.path} needs torch >= {_FLOOR[0]}.{_FLOOR[1]}, this is {torch.__version__}",
+                f'pip install "torch>={_FLOOR[0]}.{_FLOOR[1]}"',
             )
         if _truncated(self.path):
-            raise BackendLoadError(f"{self.path} is incomplete: install it again")
+            raise BackendLoadError(f"{self.path} is incomplete", reinstall(self.distribution))
         try:
             torch.ops.load_library(str(self.path))
         except OSError as error:
@@ -56,6 +62,15 @@ class KernelLibrary:
         info.restype = ctypes.c_char_p
         lines = info().decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+
+def reinstall(distribution: str) -> str:
+    """The command that brings the files of an installed distribution anew."""
+    try:
+        version = f"=={importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    return f"pip install --force-reinstall --no-deps {distribution}{version}"
 
 
 def _truncated(path: Path) -> bool:

@@ -3,15 +3,43 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <string>
+
+#if defined(_WIN32)
+#include <immintrin.h>
+#include <intrin.h>
+#define FW_EXPORT __declspec(dllexport)
+#else
+#define FW_EXPORT __attribute__((visibility("default")))
+#endif
 
 namespace fusewright::cpu {
 namespace {
 
 constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
+#if defined(_WIN32)
+// Clang's __builtin_cpu_supports needs a runtime library that is not linked there.
+__attribute__((target("xsave"))) Isa newest_supported() {
+    int words[4];  // eax, ebx, ecx, edx
+    const auto bits = [&](int word, std::initializer_list<int> wanted) {
+        return std::all_of(wanted.begin(), wanted.end(),
+                           [&](int bit) { return words[word] >> bit & 1; });
+    };
+    __cpuid(words, 0);
+    if (words[0] < 7) return Isa::baseline;
+    __cpuid(words, 1);
+    if (!bits(2, {12, 27, 28, 29})) return Isa::baseline;  // fma, osxsave, avx, f16c
+    const auto saved = _xgetbv(0);                         // by the system, between threads
+    __cpuidex(words, 7, 0);
+    const bool avx2 = (saved & 0x06) == 0x06 && bits(1, {5});
+    const bool avx512 = (saved & 0xe6) == 0xe6 && bits(1, {16, 17, 28, 30, 31});  // f dq cd bw vl
+    return avx2 && avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
+}
+#else
 Isa newest_supported() {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("f16c");
@@ -23,6 +51,7 @@ Isa newest_supported() {
     return Isa::baseline;
 #endif
 }
+#endif
 
 // A wish for more than the machine has is met with what it has. Unknown names are refused in
 // Python: this runs while the library loads, where an exception ends the process.
@@ -48,7 +77,7 @@ Isa chosen_isa() {
 }  // namespace fusewright::cpu
 
 // Read by the Python side, through ctypes, for `fusewright doctor`.
-extern "C" __attribute__((visibility("default"))) const char* fusewright_build_info() {
+extern "C" FW_EXPORT const char* fusewright_build_info() {
     using namespace fusewright::cpu;
     static const std::string info =
         std::string("version=" FUSEWRIGHT_VERSION "\ncompiler=" __VERSION__ "\nisa=") +

@@ -14,6 +14,7 @@ import os
 import torch
 
 from fusewright.backends import Backend
+from fusewright.backends._library import reinstall
 from fusewright.errors import BackendLoadError, BackendNotBuiltError
 
 _FLOOR = (3, 4)
@@ -23,19 +24,21 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "
 
 def _load() -> str:
     if importlib.util.find_spec("triton") is None:
-        raise BackendNotBuiltError(
-            "triton is not installed: pip install triton brings what compiles the Triton kernels"
-        )
+        raise BackendNotBuiltError("triton is not installed", "pip install triton")
     try:
         triton = importlib.import_module("triton")
     except Exception as error:  # whatever a broken installation raises is the reason
         raise BackendLoadError(
-            f"triton can't be imported: {type(error).__name__}: {error}"
+            f"triton can't be imported: {type(error).__name__}: {error}",
+            reinstall("triton"),
         ) from error
     version = tuple(int(n) for n in triton.__version__.split("+")[0].split(".")[:2])
     if version < _FLOOR:
         needed = ".".join(map(str, _FLOOR))
-        raise BackendLoadError(f"needs triton >= {needed}, this is {triton.__version__}")
+        raise BackendLoadError(
+            f"needs triton >= {needed}, this is {triton.__version__}",
+            f'pip install "triton>={needed}"',
+        )
     if not _INTERPRETED and not torch.cuda.is_available():
         # nothing is wrong with an installation that has nothing to compile for
         raise BackendNotBuiltError(
