@@ -126,24 +126,30 @@ __device__ inline void haar(float a, float b, float c, float d, float (&v)[4]) {
     v[0] = p + q, v[1] = p - q, v[2] = r + s, v[3] = r - s;
 }
 
-// Four elements of a row, whose pixel 0 has `left` in front.
+// Four elements of a row, whose pixel 0 has `left` in front. Where they are two accesses, of lanes
+// 16 bytes apart, half of the lanes take the second first: else each would meet in half of the
+// banks. `turn` says who, in the same way for all rows of a lane.
+__device__ inline bool bank_turn(const float* at) {
+    const auto bytes = static_cast<unsigned>(__cvta_generic_to_shared(at));
+    return (bytes >> 7 ^ bytes >> 9) & 1;
+}
 template <int left>
-__device__ inline void store_four(float* to, float a, float b, float c, float d) {
+__device__ inline void store_four(float* to, bool turn, float a, float b, float c, float d) {
     if constexpr (left % 4 == 0) {
         *reinterpret_cast<float4*>(to) = {a, b, c, d};
     } else {
-        *reinterpret_cast<float2*>(to) = {a, b};
-        *reinterpret_cast<float2*>(to + 2) = {c, d};
+        *reinterpret_cast<float2*>(to + (turn ? 2 : 0)) = turn ? float2{c, d} : float2{a, b};
+        *reinterpret_cast<float2*>(to + (turn ? 0 : 2)) = turn ? float2{a, b} : float2{c, d};
     }
 }
 template <int left>
-__device__ inline float4 load_four(const float* at) {
+__device__ inline float4 load_four(const float* at, bool turn) {
     if constexpr (left % 4 == 0) {
         return *reinterpret_cast<const float4*>(at);
     } else {
-        const auto p = *reinterpret_cast<const float2*>(at);
-        const auto q = *reinterpret_cast<const float2*>(at + 2);
-        return {p.x, p.y, q.x, q.y};
+        const auto p = *reinterpret_cast<const float2*>(at + (turn ? 2 : 0));
+        const auto q = *reinterpret_cast<const float2*>(at + (turn ? 0 : 2));
+        return turn ? float4{q.x, q.y, p.x, p.y} : float4{p.x, p.y, q.x, q.y};
     }
 }
 
@@ -176,13 +182,14 @@ __device__ inline void spread(float* own, const TilePlan& plan, const TileSquare
     if (plan.base) {
         const auto to = planes(0);
         float* at = own + to.to.at + 4 * square.y * to.to.row + 4 * square.x;
+        const bool turn = bank_turn(at);
 #pragma unroll
         for (int r = 0; r < 4; ++r, at += to.to.row) {
             if constexpr (guarded && left % 4 != 0) {
                 to.pair(0, 4 * square.y + r, 4 * square.x, v[r][0], v[r][1]);
                 to.pair(0, 4 * square.y + r, 4 * square.x + 2, v[r][2], v[r][3]);
             } else if (to.holds(4 * square.y + r, 4 * square.x)) {
-                store_four<left>(at, v[r][0], v[r][1], v[r][2], v[r][3]);
+                store_four<left>(at, turn, v[r][0], v[r][1], v[r][2], v[r][3]);
             }
         }
     }

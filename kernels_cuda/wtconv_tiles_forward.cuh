@@ -109,10 +109,12 @@ __device__ inline void filter_planes(float* shared, const TilePlan& plan) {
                 }
             }
             float* to = shared + (entry.x & 0xffff) + before * row + left;
+            const bool turn = bank_turn(to);
 #pragma unroll
             for (int r = 0; r < kTileRows; ++r) {
                 if (r < rows) {
-                    store_four<left>(to + r * row, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+                    store_four<left>(to + r * row, turn, acc[r][0], acc[r][1], acc[r][2],
+                                     acc[r][3]);
                 }
             }
         }
@@ -143,9 +145,10 @@ __device__ inline void gather(const float* own, const TilePlan& plan, const Tile
     if (plan.base) {
         const TilePlanes& planes = plan.level[0].in;
         const float* at = own + planes.at + 4 * square.y * planes.row + 4 * square.x;
+        const bool turn = bank_turn(at);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-            const float4 four = load_four<left>(at + r * planes.row);
+            const float4 four = load_four<left>(at + r * planes.row, turn);
             v[r][0] += four.x, v[r][1] += four.y, v[r][2] += four.z, v[r][3] += four.w;
         }
     }
