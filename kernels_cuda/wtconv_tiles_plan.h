@@ -181,9 +181,13 @@ inline bool make_tile_plan(TilePlan& plan, int64_t n, int64_t channels, int64_t 
             return lay_out(plan, kernel, grads, shared, wanted);
         };
         if (group(1, 1)) {
+            // small blocks, but one large one where its channels share a line of memory
             int best = 1;
-            while (2 * best <= most && group(2 * best, interleaved ? 2 : 3) && plan.passes == 1 &&
-                   (interleaved ? best < 8 : plan.jobs < 160)) {
+            while (2 * best <= most &&
+                   group(2 * best, !interleaved        ? 3
+                                   : grads && best > 1 ? 2
+                                                       : 1) &&
+                   plan.passes == 1 && (interleaved ? best < 8 : plan.jobs < 160)) {
                 best *= 2;
             }
             return group(best, 1);
