@@ -3,6 +3,7 @@
 
 #include "wtconv_correlate.cuh"
 #include "wtconv_forward.cuh"
+#include "wtconv_tiles_grads.cuh"
 
 namespace fusewright::cuda {
 
@@ -30,9 +31,60 @@ struct WtResults {
 template <class A, int dims>
 void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x,
                    const WtImage& grad, int64_t height, int64_t width, int from, bool base,
-                   const WtResults& results) {
-    WtPlan plan;
+                   const WtResults& results);
+
+// Adds what the blocks found, `count` levels from `from` on.
+template <class A, int dims>
+void sum_gradients(const Launch& launch, const WtCall<dims>& call, const Tensor& partial, int from,
+                   int count, bool base, const WtResults& results) {
+    const int filters = static_cast<int>(partial.size(2));
+    const int64_t blocks = ceil_div(call.channels * filters, int64_t{kWtSumWarps});
+    launch(wtconv_gradients_kernel<A>, dim3(static_cast<unsigned>(blocks)), dim3(32 * kWtSumWarps),
+           0, data<const A>(partial), partial.size(0), call.channels, filters,
+           static_cast<int>(partial.size(3)) - 1, 1 << dims, base,
+           call.parameters(from, count, base, false), results.of(from, count, base));
+}
+
+// By tiles; false where there are none.
+inline bool correlate_tiles(const Launch& launch, const WtCall<2>& call, const WtImage& x,
+                            const WtImage& grad, int64_t height, int64_t width, int from, bool base,
+                            const WtResults& results) {
+    TilePlan plan;
     const int levels = call.levels - from;
+    if (!tile_plan(plan, launch, call, x, grad, height, width, levels, base, true)) return false;
+    if (plan.levels < levels) {
+        const TileLows low_x(launch, call, x, height, width, plan.levels);
+        const TileLows low_grad(launch, call, grad, height, width, plan.levels);
+        correlate_run<float, 2>(launch, call, low_x.image(), low_grad.image(), low_x.height(),
+                                low_x.width(), from + plan.levels, false, results);
+    }
+    with_tile_kernel(call.kernel, [&](auto kernel) {
+        const auto run = wtconv_tile_grads_kernel<kernel>;
+        const size_t shared = plan.elements * sizeof(float);
+        TileGrads p{tile_image(x, width), tile_image(grad, width), nullptr, 1};
+        p.chunks = wt_chunks(int64_t{plan.groups()} * plan.tiles(), plan.n,
+                             launch.resident(run, plan.threads, shared), 2);
+        const Tensor partial = fresh(
+            call.base_weight,
+            {int64_t{p.chunks} * plan.tiles(), call.channels, plan.filters, kernel * kernel + 1},
+            ScalarType::Float);
+        p.partial = data<float>(partial);
+        launch(run, tile_grid(plan, p.chunks), dim3(plan.threads), shared, plan, p);
+        sum_gradients<float, 2>(launch, call, partial, from, plan.levels, base, results);
+    });
+    return true;
+}
+
+template <class A, int dims>
+void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x,
+                   const WtImage& grad, int64_t height, int64_t width, int from, bool base,
+                   const WtResults& results) {
+    const int levels = call.levels - from;
+    if (!base && levels == 0) return;
+    if constexpr (dims == 2 && std::is_same_v<A, float>) {
+        if (correlate_tiles(launch, call, x, grad, height, width, from, base, results)) return;
+    }
+    WtPlan plan;
     const int64_t n = dims == 2 ? call.n : 1, rows = dims == 2 ? height : call.n;
     FW_CHECK(make_plan(plan, n, call.channels, rows, width, dims, call.kernel, levels, false, true,
                        x.packs && grad.packs ? 4 : 1, sizeof(A), launch.shared_limit()),
@@ -44,24 +96,21 @@ void correlate_run(const Launch& launch, const WtCall<dims>& call, const WtImage
                                from + plan.levels, false, results);
     }
     if (!base && plan.levels == 0) return;
-    with_wt_kernel<A>(call.kernel, [&](auto kernel) {
+    with_wt_kernel<A, dims>(call.kernel, [&](auto kernel) {
         void (*run)(WtPlan, WtCorrelate<A>) = wtconv_correlate_plain<A, dims>;
         if constexpr (kernel > 0) run = wtconv_correlate_kernel<A, kernel, dims>;
         const size_t shared = plan.elements * sizeof(A);
         WtCorrelate<A> p{x, grad, nullptr, 1};
-        p.chunks = wt_chunks(plan, launch.resident(run, kWtThreads, shared));
-        const int64_t blocks = p.chunks * plan.tiles();
-        const int taps = plan.taps(), filters = plan.filters();
+        p.chunks = wt_chunks(plan.channels * plan.tiles(), plan.groups(),
+                             launch.resident(run, kWtThreads, shared), 4);
         const ScalarType dtype = sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float;
-        const Tensor partial =
-            fresh(call.base_weight, {blocks, call.channels, filters, taps + 1}, dtype);
+        const Tensor partial = fresh(
+            call.base_weight,
+            {int64_t{p.chunks} * plan.tiles(), call.channels, plan.filters(), plan.taps() + 1},
+            dtype);
         p.partial = data<A>(partial);
         launch(run, wt_grid(plan, p.chunks), dim3(kWtThreads), shared, plan, p);
-        launch(wtconv_gradients_kernel<A>,
-               dim3(static_cast<unsigned>(call.channels), static_cast<unsigned>(filters)),
-               dim3(128), 0, data<const A>(partial), blocks, call.channels, filters, taps,
-               1 << dims, base, call.parameters(from, plan.levels, base, false),
-               results.of(from, plan.levels, base));
+        sum_gradients<A, dims>(launch, call, partial, from, plan.levels, base, results);
     });
 }
 

@@ -191,16 +191,17 @@ struct WtGradients {
     Untyped base_weight, base_bias, base_scale, weights[kWtLevels], scales[kWtLevels];
 };
 
-// Adds the blocks' sums, and takes filter and scale apart: one block a channel and filter.
+constexpr int kWtSumWarps = 4;
+
+// Adds the blocks' sums, and takes filter and scale apart: one warp a channel and filter.
 template <class A>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(32 * kWtSumWarps)
     wtconv_gradients_kernel(const A* partial, int64_t blocks, int64_t channels, int filters,
                             int taps, int bands, bool base, WtParameters p, WtGradients g) {
-    __shared__ BlockScratch<128, 1, A> scratch;
-    int turn = 0;
-    const int64_t channel = blockIdx.x;
-    const int filter = blockIdx.y;
-    if (filter == 0 && !base) return;
+    const int64_t warp = int64_t{blockIdx.x} * kWtSumWarps + threadIdx.x / 32;
+    const int64_t channel = warp / filters;
+    const int filter = static_cast<int>(warp - channel * filters), lane = threadIdx.x % 32;
+    if (channel >= channels || (filter == 0 && !base)) return;
     const int l = filter == 0 ? 0 : (filter - 1) / bands;
     const int64_t index = filter == 0 ? channel : channel * bands + (filter - 1) % bands;
     const Untyped& weight = filter == 0 ? p.base_weight : p.weights[l];
@@ -209,21 +210,22 @@ __global__ void __launch_bounds__(128)
     const Untyped& dscale = filter == 0 ? g.base_scale : g.scales[l];
     const A scale = load_one<A>(scales, index);
     const int64_t row = int64_t{filters} * (taps + 1);
-    A slope[1] = {0};
-    for (int tap = threadIdx.x; tap <= taps; tap += 128) {
+    A slope = 0;
+    for (int tap = lane; tap <= taps; tap += 32) {
         const A* from = partial + channel * row + filter * (taps + 1) + tap;
         A sum = 0;
+#pragma unroll 8
         for (int64_t b = 0; b < blocks; ++b) sum += from[b * channels * row];
         if (tap < taps) {
-            slope[0] += sum * load_one<A>(weight, index * taps + tap);
+            slope += sum * load_one<A>(weight, index * taps + tap);
             if (dweight) store_one(dweight, index * taps + tap, sum * scale);
         } else if (filter == 0) {
-            if (p.base_bias) slope[0] += sum * load_one<A>(p.base_bias, channel);
+            if (p.base_bias) slope += sum * load_one<A>(p.base_bias, channel);
             if (g.base_bias) store_one(g.base_bias, channel, sum * scale);
         }
     }
-    block_sum(slope, scratch, turn);
-    if (threadIdx.x == 0 && dscale) store_one(dscale, index, slope[0]);
+    slope = warp_sum(slope);
+    if (lane == 0 && dscale) store_one(dscale, index, slope);
 }
 
 }  // namespace fusewright::cuda

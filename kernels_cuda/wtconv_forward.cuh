@@ -3,6 +3,7 @@
 #pragma once
 
 #include "wtconv_host.cuh"
+#include "wtconv_tiles_host.cuh"
 
 namespace fusewright::cuda {
 
@@ -189,6 +190,9 @@ __global__ void __launch_bounds__(kWtThreads, sizeof(A) == 4 ? 2 : 1)
 template <class A, int dims>
 void wtconv_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x, int64_t height,
                 int64_t width, const WtImage& y, int from, bool base, bool flipped) {
+    if constexpr (dims == 2 && std::is_same_v<A, float>) {
+        if (tiles_run(launch, call, x, height, width, y, from, base, flipped)) return;
+    }
     WtPlan plan;
     const int levels = call.levels - from;
     const int64_t n = dims == 2 ? call.n : 1, rows = dims == 2 ? height : call.n;
@@ -206,10 +210,11 @@ void wtconv_run(const Launch& launch, const WtCall<dims>& call, const WtImage& x
         p.deeper_h = dims == 2 ? low.height : call.n;
         p.deeper_w = low.width;
     }
-    with_wt_kernel<A>(call.kernel, [&](auto kernel) {
+    with_wt_kernel<A, dims>(call.kernel, [&](auto kernel) {
         const auto run = wtconv_forward_kernel<A, kernel, dims>;
         const size_t shared = plan.elements * sizeof(A);
-        p.chunks = wt_chunks(plan, launch.resident(run, plan.threads, shared));
+        p.chunks = wt_chunks(plan.channels * plan.tiles(), plan.groups(),
+                             launch.resident(run, plan.threads, shared), 4);
         launch(run, wt_grid(plan, p.chunks), dim3(plan.threads), shared, plan, p);
     });
 }

@@ -24,15 +24,15 @@ inline dim3 wt_grid(const WtPlan& plan, int64_t chunks) {
     return dim3(static_cast<unsigned>(blocks));
 }
 
-// Blocks that a channel's groups of images are spread over: as many as end soonest, where waves of
-// `resident` blocks follow each other and a block's tables cost about as much as a group.
-inline int wt_chunks(const WtPlan& plan, int64_t resident) {
-    const int64_t others = plan.channels * plan.tiles(),
-                  most = std::min<int64_t>(plan.groups(), 64);
+// Blocks that the images of each of `others` regions are spread over, `groups` at once: as many as
+// end soonest, where waves of `resident` blocks follow each other and what a block does first costs
+// `quarters` of a group.
+inline int wt_chunks(int64_t others, int64_t groups, int64_t resident, int quarters) {
+    const int64_t most = std::min<int64_t>(groups, 64);
     int64_t best = 1, least = INT64_MAX;
     for (int64_t chunks = 1; chunks <= most; ++chunks) {
         const int64_t waves = ceil_div(others * chunks, resident);
-        const int64_t time = waves * (ceil_div(plan.groups(), chunks) + 1);
+        const int64_t time = waves * (4 * ceil_div(groups, chunks) + quarters);
         if (time < least) best = chunks, least = time;
     }
     return static_cast<int>(best);
@@ -43,9 +43,10 @@ void with_acc(ScalarType dtype, const char* op, F&& f) {
     with_native(dtype, op, [&](auto type) { f(Type<acc_t<typename decltype(type)::type>>{}); });
 }
 
-template <class A, class F>
+template <class A, int dims, class F>
 void with_wt_kernel(int kernel, F&& f) {
-    if constexpr (std::is_same_v<A, float>) {  // doubles take the plain filter
+    // doubles take the plain filter, and what does not fit tiles
+    if constexpr (std::is_same_v<A, float> && dims == 1) {
         if (kernel == 3) return f(std::integral_constant<int, 3>{});
         if (kernel == 5) return f(std::integral_constant<int, 5>{});
         if (kernel == 7) return f(std::integral_constant<int, 7>{});

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fusewright
+from check import check_values
 from fusewright import ArgumentError, UnsupportedError
 from fusewright.ops.wtconv2d import WTCONV2D
 from wtconv_cases import WTConvCases
@@ -22,6 +23,16 @@ class TestWTConv2d(WTConvCases):
         (1, 1, 1, 9),
         (1, 33, 28, 3),
     ]
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_planes_larger_than_a_tile(
+    backend: str, device: str, channels_last: bool, kernel: int
+) -> None:
+    """Kernels may cut planes, with margins as far as the filters of two levels reach."""
+    options: dict[str, Any] = {"kernel": kernel, "levels": 3, "channels_last": channels_last}
+    check_values(WTCONV2D, WTCONV2D.sample((1, 3, 75, 90), device=device, **options), backend)
 
 
 @pytest.mark.parametrize("stride", [2, 3])
