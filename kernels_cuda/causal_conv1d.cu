@@ -134,13 +134,12 @@ int64_t row_length(const Causal& p, int pack, Form form, bool packed) {
     return p.length + (form == Form::any && packed ? pack - 1 : 0);
 }
 
-// `each`: the packs of a thread.
-RowGrid forward_rows_grid(const Causal& p, int pack, int each, Form form, bool packed) {
+RowGrid forward_rows_grid(const Causal& p, int pack, Form form, bool packed) {
     const int64_t length = row_length(p, pack, form, packed);
     const int64_t packs = ceil_div<int64_t>(length, pack);
     const auto lanes = static_cast<int>(
-        std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, each), kRowThreads), 8));
-    const int64_t stride = int64_t{lanes} * pack * each;
+        std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, kRowPacks), kRowThreads), 8));
+    const int64_t stride = int64_t{lanes} * pack * kRowPacks;
     return {log_of(lanes), ceil_div(length, stride), stride, packed};
 }
 
@@ -201,7 +200,7 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
         constexpr int W = decltype(w)::value;
         constexpr Form kForm = decltype(form_of)::value;
         if (rows) {
-            const RowGrid grid = forward_rows_grid(p, pack, kRowPacks<T>, form, packed);
+            const RowGrid grid = forward_rows_grid(p, pack, form, packed);
             const int64_t groups =
                 ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes());
             launch(causal_rows_forward<T, W, kForm>, dim3(blocks_of(groups * grid.parts)),

@@ -6,9 +6,7 @@
 namespace fusewright::cuda {
 
 constexpr int kRowThreads = 128, kRowWarps = kRowThreads / 32;
-constexpr int kBefore = 4, kRowAhead = 3;
-template <class T>
-constexpr int kRowPacks = 8 / sizeof(T);  // of a thread in the forward
+constexpr int kBefore = 4, kRowPacks = 4, kRowAhead = 3;
 
 // How the rows lie on threads: groups of `lanes` neighbours go along a row. The packs of a row
 // start where the addresses are aligned, which, in the form `any`, may be before its first token.
@@ -117,7 +115,7 @@ __device__ inline void load_filter(const Causal& p, int64_t d, float (&filter)[W
 template <class T, int W, Form form>
 __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
     causal_rows_forward(View<const T> x, View<T> y, Causal p, RowGrid g) {
-    constexpr int N = kPack<T>, K = kRowPacks<T>;
+    constexpr int N = kPack<T>, K = kRowPacks;
     // few divisions: until the first loads are on their way, a block does nothing else
     const unsigned lane = threadIdx.x & (g.lanes() - 1), groups = kRowThreads >> g.log_lanes;
     const unsigned parts = static_cast<unsigned>(g.parts);
