@@ -55,6 +55,12 @@ int64_t power_of_two(int64_t n, int64_t most) {
     return power;
 }
 
+int log_of(int power) {
+    int log = 0;
+    while (1 << log < power) ++log;
+    return log;
+}
+
 // A call, with what its kernels read kept alive.
 struct Call {
     Tensor weight;
@@ -134,7 +140,7 @@ RowGrid forward_rows_grid(const Causal& p, int pack, Form form, bool packed) {
     const auto lanes = static_cast<int>(
         std::max<int64_t>(power_of_two(ceil_div<int64_t>(packs, kRowPacks), kRowThreads), 8));
     const int64_t stride = int64_t{lanes} * pack * kRowPacks;
-    return {lanes, ceil_div(length, stride), stride, packed};
+    return {log_of(lanes), ceil_div(length, stride), stride, packed};
 }
 
 // Enough warps for a few waves, none with a piece of less than four steps, and few parts to add up:
@@ -144,18 +150,19 @@ RowGrid backward_rows_grid(const Causal& p, int pack, Form form, bool packed, in
     const auto lanes =
         static_cast<int>(std::max<int64_t>(power_of_two(ceil_div<int64_t>(length, pack), 32), 4));
     const int64_t step = int64_t{lanes} * pack, columns = ceil_div<int64_t>(p.channels, 32 / lanes);
-    const int64_t wanted = std::max<int64_t>(processors * 64 / columns, kRowWarps);
+    const int64_t waves = pack == 4 ? 512 : 64;  // fp32's are longer
+    const int64_t wanted = std::max<int64_t>(processors * waves / columns, kRowWarps);
     const int64_t pieces =
         std::clamp<int64_t>(ceil_div(wanted, p.batch), 1, ceil_div(length, step * 4));
     const int64_t stride = ceil_div(ceil_div(length, pieces), step) * step;
     const int64_t items = p.batch * ceil_div(length, stride);
-    return {lanes, ceil_div<int64_t>(std::min(items, wanted), kRowWarps), stride, packed};
+    return {log_of(lanes), ceil_div<int64_t>(std::min(items, wanted), kRowWarps), stride, packed};
 }
 
 ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks, int64_t shortest,
-                         int64_t most_lanes, bool all_parts) {
+                         bool all_parts) {
     const int64_t packs = ceil_div<int64_t>(p.channels, pack);
-    const auto lanes = static_cast<int>(power_of_two(packs, most_lanes));
+    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
     const auto tiles = static_cast<unsigned>(ceil_div<int64_t>(packs, lanes));
     const int64_t slots = std::max<int64_t>(1, blocks * (kChannelThreads / lanes) / tiles);
     const int64_t pieces = std::max<int64_t>(1, slots / p.batch);
@@ -183,7 +190,7 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
     }
     find_taps(launch, x, call);
     const bool rows = layout == Layout::rows;
-    const int pack = rows ? pack_of(x) : kForwardChannels;
+    const int pack = rows ? pack_of(x) : pack_of(x) / 2;
     const int64_t inner = rows ? 2 : 1;
     const bool whole = packs_of(x, inner, pack) && packs_of(y, inner, pack);
     const bool packed = whole || (rows && rows_alike(x, y, pack));
@@ -195,12 +202,12 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
         if (rows) {
             const RowGrid grid = forward_rows_grid(p, pack, form, packed);
             const int64_t groups =
-                ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes);
+                ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes());
             launch(causal_rows_forward<T, W, kForm>, dim3(blocks_of(groups * grid.parts)),
                    dim3(kRowThreads), 0, View<const T>(x), View<T>(y), p, grid);
         } else {
             const ChannelGrid grid =
-                channel_grid(p, pack, packed, launch.processors() * 32, 16, kChannelThreads, true);
+                channel_grid(p, pack, packed, launch.processors() * 48, 16, true);
             launch(causal_channels_forward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
         }
@@ -311,13 +318,12 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
         if (rows) {
             const RowGrid grid = backward_rows_grid(p, pack, form, packed, launch.processors());
             make_room(parts = grid.parts);
-            const int64_t blocks = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes);
+            const int64_t blocks = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes());
             launch(causal_rows_backward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
                    io, p, grid);
         } else {
-            // two waves
-            const int64_t blocks = launch.processors() * kBackwardBlocks<T, kForm> * 2;
-            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, 32, false);
+            const int64_t blocks = launch.processors() * kBackwardBlocks<kForm>;  // one wave
+            const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
             make_room(parts = channel_blocks(grid) / grid.tiles);
             launch(causal_channels_backward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);

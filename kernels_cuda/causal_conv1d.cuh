@@ -242,6 +242,29 @@ __device__ inline void store_some(T* to, const float (&v)[N], int first, int las
     if (first <= 0 && last >= N) *reinterpret_cast<Words<T, N>*>(to) = pack<T>(v);
 }
 
+// Starts a copy of N elements, whole and aligned, to shared memory; `there` off makes them 0. A
+// thread waits for its own copies: `copies_end` closes what belongs together, `copies_wait` is for
+// all but the last so many of these groups.
+template <class T, int N>
+__device__ inline void copy_start(Words<T, N>& to, const T* from, bool there = true) {
+    constexpr int bytes = sizeof(Words<T, N>);
+    const auto at = static_cast<unsigned>(__cvta_generic_to_shared(&to));
+    if constexpr (bytes == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
+                     "r"(there ? bytes : 0)
+                     : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from),
+                     "n"(bytes), "r"(there ? bytes : 0)
+                     : "memory");
+    }
+}
+__device__ inline void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int last>
+__device__ inline void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(last) : "memory");
+}
+
 // v where a bit, of what a token sees, is set.
 template <bool masked>
 __device__ inline float keep(uint32_t bits, int bit, float v) {
@@ -255,6 +278,14 @@ __device__ inline void load_filters(const P& p, int64_t d, int count, float (&w)
     with_element<true>(p.weight.dtype, [&](auto* type) {
         using E = std::remove_pointer_t<decltype(type)>;
         const E* from = static_cast<const E*>(p.weight.data) + d * W;
+        if constexpr (C == 1 && W != 3) {
+            if (p.packed_weight) {
+                const auto taps = *reinterpret_cast<const Pack<E, W>*>(from);
+#pragma unroll
+                for (int k = 0; k < W; ++k) w[k][0] = static_cast<float>(to_acc(taps[k]));
+                return;
+            }
+        }
         if (C > 1 && count == C && p.packed_weight) {
 #pragma unroll
             for (int i = 0; i < W; ++i) {  // C filters of W taps are W packs of C elements

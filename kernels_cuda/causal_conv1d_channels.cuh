@@ -6,14 +6,11 @@
 
 namespace fusewright::cuda {
 
-constexpr int kChannelThreads = 128, kForwardAhead = 4, kBackwardAhead = 4;
-constexpr int kForwardChannels = 4;
+constexpr int kChannelThreads = 128, kTokens = 4;  // at once
 template <class T>
-constexpr int kBackwardChannels = 8 / sizeof(T);  // more would not fit in registers
-template <class T, Form form>
-constexpr int kBackwardBlocks = form != Form::whole ? 2
-                                : sizeof(T) == 4    ? 5
-                                                    : 3;  // on a processor
+constexpr int kChannels = 8 / sizeof(T);  // of a thread; more would not fit in registers
+template <Form form>
+constexpr int kBackwardBlocks = form == Form::whole ? 4 : 3;  // on a processor
 
 // `lanes` threads stand side by side on channels; the groups of a block have pieces of their own.
 struct ChannelGrid {
@@ -79,6 +76,41 @@ struct Piece {
     }
 };
 
+// Tokens of some tensors on their way into shared memory, where a thread finds again what it asked
+// for itself: one stage of them is worked on while the others are on their way. Packs that are not
+// aligned or whole are waited for at once.
+template <class T, Form form, int streams_, int stages_>
+struct TokenRing {
+    static constexpr int streams = streams_, stages = stages_, C = kChannels<T>;
+    using Slots = Words<T, C>[stages][kTokens][streams][kChannelThreads];
+    Slots& slots;
+    bool packed;
+
+    __device__ void fetch(int stage, int u, int stream, const T* from, int count) const {
+        Words<T, C>& to = slots[stage][u][stream][threadIdx.x];
+        if constexpr (form == Form::any) {
+            to = load_some<form, C>(from, 0, count, packed);
+        } else {
+            copy_start(to, from, count > 0);
+        }
+    }
+    __device__ void get(int stage, int u, int stream, float (&v)[C]) const {
+        unpack(slots[stage][u][stream][threadIdx.x], v);
+    }
+    __device__ static int before(int stage) { return stage == 0 ? stages - 1 : stage - 1; }
+    __device__ static int after(int stage) { return stage + 1 == stages ? 0 : stage + 1; }
+};
+
+// What tokens t, t + 1, … see; those past the end nothing.
+template <Form form>
+__device__ inline void load_token_taps(const Causal& p, int64_t b, int t,
+                                       unsigned (&taps)[kTokens]) {
+#pragma unroll
+    for (int u = 0; u < kTokens; ++u) {
+        taps[u] = form == Form::whole || t + u < p.length ? p.tap<form>(b, t + u) : 0;
+    }
+}
+
 // Whether all of n tokens see all before them.
 template <Form form, int W, int n>
 __device__ inline bool all_seen(const unsigned (&taps)[n]) {
@@ -91,9 +123,12 @@ __device__ inline bool all_seen(const unsigned (&taps)[n]) {
 }
 
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 5 : 4)
+__global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 8 : 5)
     causal_channels_forward(View<const T> x, View<T> y, Causal p, ChannelGrid g) {
-    constexpr int C = kForwardChannels, H = W - 1;
+    constexpr int C = kChannels<T>, H = W - 1, U = kTokens;
+    using Ring = TokenRing<T, form, 1, 3>;
+    __shared__ typename Ring::Slots slots;
+    const Ring ring{slots, g.packed};
     const int64_t d = g.pack() * C, part = g.part();
     if (part >= g.parts || d >= p.channels) return;
     const int count = static_cast<int>(min(p.channels - d, int64_t{C}));
@@ -101,60 +136,69 @@ __global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 5 : 4)
     const int64_t b = piece.b;
     const T* from = x.row(b, d) + piece.begin * x.t;
     T* to = y.row(b, d) + piece.begin * y.t;
-    Words<T, C> ahead[kForwardAhead];  // in flight
-    unsigned taps[kForwardAhead];
-    const auto fetch = [&](int slot, int t) {
-        ahead[slot] = load_some<form, C>(from, 0, t < piece.end ? count : 0, g.packed);
-        taps[slot] = t < piece.end ? p.tap<form>(b, t) : ~0u;
-        from += x.t;
+    int ahead = piece.begin;
+    const auto fetch = [&](int stage) {
+#pragma unroll
+        for (int u = 0; u < U; ++u, ++ahead) {
+            ring.fetch(stage, u, 0, from, ahead < piece.end ? count : 0);
+            if (ahead < piece.end) from += x.t;
+        }
+        copies_end();
     };
 #pragma unroll
-    for (int u = 0; u < kForwardAhead; ++u) fetch(u, piece.begin + u);
-    float filter[W][C], bias[C], v[H + kForwardAhead][C];
+    for (int stage = 0; stage < Ring::stages - 1; ++stage) fetch(stage);
+    float filter[W][C], bias[C], v[H + U][C];
 #pragma unroll
     for (int k = 0; k < H; ++k) {
         input_at<form>(p, x, b, d, piece.begin + k - H, count, g.packed, v[k]);
     }
     load_filters<W, C>(p, d, count, filter, bias);
-    const auto steps = [&](int t0, auto whole, auto masked) {
-        constexpr bool kMasked = form != Form::whole && masked.value;
+    unsigned taps[U], next[U];
+    load_token_taps<form>(p, b, piece.begin, next);
+    for (int t0 = piece.begin, stage = 0; t0 < piece.end; t0 += U, stage = Ring::after(stage)) {
+        fetch(Ring::before(stage));
+        copies_wait<Ring::stages - 1>();
 #pragma unroll
-        for (int u = 0; u < kForwardAhead; ++u) {
-            const int t = t0 + u;
-            if (!whole && t >= piece.end) break;
-            unpack(ahead[u], v[H + u]);
-            const unsigned seen = taps[u];
-            fetch(u, t + kForwardAhead);
-            float result[C];
-            convolve<kMasked>(v + u, filter, bias, seen, result);
-            if (p.silu) {
+        for (int u = 0; u < U; ++u) taps[u] = next[u];
+        load_token_taps<form>(p, b, t0 + U, next);
+        const auto steps = [&](auto whole, auto masked) {
+            constexpr bool kMasked = form != Form::whole && masked.value;
 #pragma unroll
-                for (int c = 0; c < C; ++c) result[c] = silu(result[c]);
+            for (int u = 0; u < U; ++u) {
+                if (!whole && t0 + u >= piece.end) break;
+                ring.get(stage, u, 0, v[H + u]);
+                float result[C];
+                convolve<kMasked>(v + u, filter, bias, taps[u], result);
+                if (p.silu) {
+#pragma unroll
+                    for (int c = 0; c < C; ++c) result[c] = silu(result[c]);
+                }
+#pragma unroll
+                for (int c = 0; c < C; ++c) result[c] = keep<kMasked>(taps[u], 0, result[c]);
+                store_some<form>(to, result, 0, count, g.packed);
+                to += y.t;
             }
-#pragma unroll
-            for (int c = 0; c < C; ++c) result[c] = keep<kMasked>(seen, 0, result[c]);
-            store_some<form>(to, result, 0, count, g.packed);
-            to += y.t;
-        }
-        rewind<H>(v);
-    };
-    int t = piece.begin;
-    for (; t + kForwardAhead <= piece.end; t += kForwardAhead) {
-        if (all_seen<form, W>(taps)) {
-            steps(t, std::true_type{}, std::false_type{});
+            rewind<H>(v);
+        };
+        if (t0 + U > piece.end) {
+            steps(std::false_type{}, std::true_type{});
+        } else if (all_seen<form, W>(taps)) {
+            steps(std::true_type{}, std::false_type{});
         } else {
-            steps(t, std::true_type{}, std::true_type{});
+            steps(std::true_type{}, std::true_type{});
         }
     }
-    steps(t, std::false_type{}, std::true_type{});
 }
 
 // The step at t makes the gradient at the sum of token t, and that of the input W - 1 before it,
 // which no later token sees. So a piece goes on for W - 1 tokens after its end.
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
+__global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<form>)
     causal_channels_backward(CausalBackward<T> io, Causal p, ChannelGrid grid) {
-    constexpr int C = kBackwardChannels<T>, H = W - 1;
+    constexpr int C = kChannels<T>, H = W - 1, U = kTokens;
+    using Ring = TokenRing<T, form, 2, 2>;
+    __shared__ typename Ring::Slots slots;
+    const Ring ring{slots, grid.packed};
     const int64_t d = grid.pack() * C, part = grid.part();
     const int count = static_cast<int>(min(p.channels - d, int64_t{C}));  // may be negative
     const int length = static_cast<int>(p.length);
@@ -175,35 +219,38 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
         const T* x_from = io.x.row(b, d) + begin * io.x.t;
         const T* dy_from = io.dy.row(b, d) + begin * io.dy.t;
         T* to = io.dx.row(b, d) + begin * io.dx.t;
-        Words<T, C> x[kBackwardAhead], dy[kBackwardAhead];  // in flight
-        unsigned taps[kBackwardAhead];
-        const auto fetch = [&](int slot, int t) {
-            const int n = t < read_end ? count : 0;
-            x[slot] = load_some<form, C>(x_from, 0, n, grid.packed);
-            dy[slot] = load_some<form, C>(dy_from, 0, n, grid.packed);
-            taps[slot] = t < length ? p.tap<form>(b, t) : 0;
-            x_from += io.x.t, dy_from += io.dy.t;
+        int ahead = begin;
+        const auto fetch = [&](int stage) {
+#pragma unroll
+            for (int u = 0; u < U; ++u, ++ahead) {
+                const int n = ahead < read_end ? count : 0;
+                ring.fetch(stage, u, 0, x_from, n);
+                ring.fetch(stage, u, 1, dy_from, n);
+                if (ahead < read_end) x_from += io.x.t, dy_from += io.dy.t;
+            }
+            copies_end();
         };
 #pragma unroll
-        for (int u = 0; u < kBackwardAhead; ++u) fetch(u, begin + u);
+        for (int stage = 0; stage < Ring::stages - 1; ++stage) fetch(stage);
         // past the last token g is 0, or NaN where that of the last token is already
-        float v[H + kBackwardAhead][C], g[H + kBackwardAhead][C] = {};
-        unsigned seen[H + kBackwardAhead] = {};  // the bits of the tokens that g belongs to
+        float v[H + U][C], g[H + U][C] = {};
+        unsigned seen[H + U] = {}, next[U];  // the bits of the tokens that g belongs to
+        load_token_taps<form>(p, b, begin, next);
 #pragma unroll
         for (int k = 0; k < H; ++k) {
             input_at<form>(p, io.x, b, d, begin + k - H, count, grid.packed, v[k]);
         }
+        int stage = 0;
         const auto steps = [&](int t0, auto whole, auto masked) {
             constexpr bool kMasked = form != Form::whole && masked.value;
 #pragma unroll
-            for (int u = 0; u < kBackwardAhead; ++u) {
+            for (int u = 0; u < U; ++u) {
                 const int t = t0 + u;
                 if (!whole && t >= end + H) break;
-                const unsigned sees = seen[H + u] = taps[u];
+                const unsigned sees = seen[H + u];
                 float (&now)[C] = g[H + u];
-                unpack(x[u], v[H + u]);
-                unpack(dy[u], now);
-                fetch(u, t + kBackwardAhead);
+                ring.get(stage, u, 0, v[H + u]);
+                ring.get(stage, u, 1, now);
                 if (p.silu) {
                     float sum[C];
                     convolve<kMasked>(v + u, filter, bias, sees, sum);
@@ -240,17 +287,23 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<T, form>)
             rewind<H>(v);
             rewind<H>(g);
 #pragma unroll
-            for (int k = 0; k < H; ++k) seen[k] = seen[kBackwardAhead + k];
+            for (int k = 0; k < H; ++k) seen[k] = seen[U + k];
         };
-        for (int t = begin; t < end + H; t += kBackwardAhead) {
-            if (t - H < begin || t + kBackwardAhead > end) {
+        for (int t = begin; t < end + H; t += U, stage = Ring::after(stage)) {
+            fetch(Ring::before(stage));
+            copies_wait<Ring::stages - 1>();
+#pragma unroll
+            for (int u = 0; u < U; ++u) seen[H + u] = next[u];
+            load_token_taps<form>(p, b, t + U, next);
+            if (t - H < begin || t + U > end) {
                 steps(t, std::false_type{}, std::true_type{});
-            } else if (all_seen<form, W>(taps) && all_seen<form, W>(seen)) {
+            } else if (all_seen<form, W>(seen)) {
                 steps(t, std::true_type{}, std::false_type{});
             } else {
                 steps(t, std::true_type{}, std::true_type{});
             }
         }
+        copies_wait<0>();  // zeros past the end, which must not come behind the next piece's tokens
     }
     if (io.partial == nullptr) return;
     // the sums of a block's groups, in their order

@@ -6,14 +6,16 @@
 namespace fusewright::cuda {
 
 constexpr int kRowThreads = 128, kRowWarps = kRowThreads / 32;
-constexpr int kRowPacks = 4, kBefore = 4;
+constexpr int kBefore = 4, kRowPacks = 4, kRowAhead = 3;
 
 // How the rows lie on threads: groups of `lanes` neighbours go along a row. The packs of a row
 // start where the addresses are aligned, which, in the form `any`, may be before its first token.
 struct RowGrid {
-    int lanes;              // a power of two, up to kRowThreads (forward) or 32 (backward)
+    int log_lanes;          // of up to kRowThreads (forward) or 32 (backward)
     int64_t parts, stride;  // of all pieces of a channel; their length in elements
     bool packed;            // the rows of all tensors lie alike to packs
+
+    __host__ __device__ int lanes() const { return 1 << log_lanes; }
 
     // Tokens from the start of the first pack to that of the row.
     template <Form form, class T>
@@ -30,10 +32,10 @@ __device__ inline Words<T, N> load_tokens(const T* row, int t, int length, bool 
 }
 
 // The inputs that a pack at t sees, v[W - 1 + j] that of token t + j.
-template <Form form, int W, int N, bool may_begin = true, class T>
+template <Form form, int W, int N, class T>
 __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
                                    const Words<T, kBefore>& before, int64_t b, int64_t d, int t,
-                                   float (&v)[W - 1 + N]) {
+                                   bool may_begin, float (&v)[W - 1 + N]) {
     float now[N], past[kBefore];
     unpack(x, now);
     unpack(before, past);
@@ -41,14 +43,12 @@ __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
     for (int j = 0; j < N; ++j) v[W - 1 + j] = now[j];
 #pragma unroll
     for (int j = 0; j < W - 1; ++j) v[j] = past[kBefore - (W - 1) + j];
-    if constexpr (may_begin) {
-        // a group of lanes past the last channel has none
-        if (!p.states || t >= W - 1 || d >= p.channels) return;
+    // a group of lanes past the last channel has no states
+    if (!may_begin || !p.states || t >= W - 1 || d >= p.channels) return;
 #pragma unroll
-        for (int j = 0; j < (form == Form::any ? W - 1 + N : W - 1); ++j) {
-            const int place = t + j;
-            if (place >= 0 && place < W - 1) v[j] = p.states.load<float>(b, d, place);
-        }
+    for (int j = 0; j < (form == Form::any ? W - 1 + N : W - 1); ++j) {
+        const int place = t + j;
+        if (place >= 0 && place < W - 1) v[j] = p.states.load<float>(b, d, place);
     }
 }
 
@@ -116,33 +116,39 @@ template <class T, int W, Form form>
 __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
     causal_rows_forward(View<const T> x, View<T> y, Causal p, RowGrid g) {
     constexpr int N = kPack<T>, K = kRowPacks;
-    const unsigned lane = threadIdx.x % g.lanes, groups = kRowThreads / g.lanes;
+    // few divisions: until the first loads are on their way, a block does nothing else
+    const unsigned lane = threadIdx.x & (g.lanes() - 1), groups = kRowThreads >> g.log_lanes;
     const unsigned parts = static_cast<unsigned>(g.parts);
-    const unsigned row = blockIdx.x / parts * groups + threadIdx.x / g.lanes;
+    const unsigned tile = parts == 1 ? blockIdx.x : blockIdx.x / parts;
+    const unsigned part = blockIdx.x - tile * parts;
+    const unsigned row = tile * groups + (threadIdx.x >> g.log_lanes);
     const unsigned channels = static_cast<unsigned>(p.channels);
     const unsigned b = row / channels, d = row % channels;
     if (b >= p.batch) return;
     const T* in = x.row(b, d);
     T* out = y.row(b, d);
-    const int length = static_cast<int>(p.length), step = g.lanes * N;
-    const int start = static_cast<int>(blockIdx.x % parts * g.stride) + static_cast<int>(lane) * N -
-                      g.shift<form>(in);
+    const int length = static_cast<int>(p.length), step = g.lanes() * N;
+    const int start =
+        static_cast<int>(part * g.stride) + static_cast<int>(lane) * N - g.shift<form>(in);
     Words<T, N> raw[K];
     Words<T, kBefore> before[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        const int t = start + k * step;
-        raw[k] = load_tokens<form, N>(in, t, length, g.packed);
-        before[k] = load_tokens<form, kBefore>(in, t - kBefore, length, g.packed);
+        raw[k] = load_tokens<form, N>(in, start + k * step, length, g.packed);
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {  // in lines that are on their way then
+        const int t = start + k * step - kBefore;
+        before[k] = load_tokens<form, kBefore>(in, t, length, g.packed);
     }
     float filter[W], bias;
     load_filter(p, d, filter, bias);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         const int t = start + k * step;
-        if (t >= length) return;
+        if (form != Form::whole && t >= length) return;
         float v[W - 1 + N], result[N];
-        make_window<form, W, N>(p, raw[k], before[k], b, d, t, v);
+        make_window<form, W, N>(p, raw[k], before[k], b, d, t, k == 0, v);
         const auto taps = load_taps<form, N>(p, b, t, g.packed);
         const auto sum = [&](auto masked) {
 #pragma unroll
@@ -150,7 +156,10 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
                 result[j] = convolve<masked.value, W, N>(v, filter, bias, taps, j);
             }
         };
-        const bool masked = __any_sync(__activemask(), !all_seen<form, W, N>(taps));
+        bool masked = false;
+        if constexpr (form != Form::whole) {
+            masked = __any_sync(__activemask(), !all_seen<form, W, N>(taps));
+        }
         masked ? sum(std::bool_constant<form != Form::whole>{}) : sum(std::false_type{});
         if (p.silu) {
 #pragma unroll
@@ -166,35 +175,71 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
     }
 }
 
+// What N tokens see, and the ones after them, a byte each.
+template <int N>
+struct RowTaps {
+    Words<uint8_t, N> own;
+    Words<uint8_t, kBefore> after;
+};
+
+template <Form form, int N>
+__device__ inline RowTaps<N> load_row_taps(const Causal& p, int64_t b, int t, bool packed) {
+    RowTaps<N> taps{load_taps<form, N>(p, b, t, packed), {~0u}};  // past the end are no gradients
+    if (form != Form::whole && t + N < p.length) {
+        taps.after = load_taps<form, kBefore>(p, b, t + N, packed);
+    }
+    return taps;
+}
+
 // What the gradients of a pack at t depend on.
 template <class T, int N>
 struct RowStep {
-    Words<T, N> x = {}, dy = {};
-    Words<T, kBefore> before = {};
-    Words<uint8_t, N> taps = {};
-    Words<uint8_t, kBefore> after = {};
+    Words<T, N> x, dy;
+    Words<T, kBefore> before;
+    RowTaps<N> taps;
 };
 
-// An inner step is whole, for all lanes, and does not begin a row.
-template <Form form, bool inner, class T, int N>
+template <Form form, class T, int N>
 __device__ inline void load_step(const Causal& p, const RowGrid& grid, const T* x, const T* dy,
                                  int64_t b, int t, RowStep<T, N>& to) {
     const int length = static_cast<int>(p.length);
-    if constexpr (inner) {
-        to.x = *reinterpret_cast<const Words<T, N>*>(x + t);
-        to.before = *reinterpret_cast<const Words<T, kBefore>*>(x + t - kBefore);
-        to.dy = *reinterpret_cast<const Words<T, N>*>(dy + t);
-    } else {
-        to.x = load_tokens<form, N>(x, t, length, grid.packed);
-        to.before = load_tokens<form, kBefore>(x, t - kBefore, length, grid.packed);
-        to.dy = load_tokens<form, N>(dy, t, length, grid.packed);
-    }
-    to.taps = load_taps<form, N>(p, b, t, grid.packed);
-    to.after = {~0u};  // past the end are no gradients
-    if (form != Form::whole && t + N < length) {
-        to.after = load_taps<form, kBefore>(p, b, t + N, grid.packed);
-    }
+    to.x = load_tokens<form, N>(x, t, length, grid.packed);
+    to.before = load_tokens<form, kBefore>(x, t - kBefore, length, grid.packed);
+    to.dy = load_tokens<form, N>(dy, t, length, grid.packed);
+    to.taps = load_row_taps<form, N>(p, b, t, grid.packed);
 }
+
+// Inner steps of a warp on their way into shared memory: they are whole, for all lanes, and do not
+// begin a row. The elements before a pack are the neighbour's, or, for the first lane of a group,
+// come as well.
+template <class T, int N>
+struct RowRing {
+    struct Stage {
+        Words<T, N> x[32], dy[32];
+        Words<T, kBefore> before[8];
+    };
+    Stage* stages;
+    int lanes, lane, group;  // the group's place in the warp
+
+    __device__ void fetch(int stage, const T* x, const T* dy) const {
+        Stage& to = stages[stage];
+        copy_start(to.x[threadIdx.x % 32], x);
+        copy_start(to.dy[threadIdx.x % 32], dy);
+        if (lane == 0) copy_start(to.before[group], x - kBefore);
+    }
+    __device__ void get(int stage, RowStep<T, N>& to) const {
+        constexpr int count = Words<T, kBefore>::count;
+        const Stage& from = stages[stage];
+        to.x = from.x[threadIdx.x % 32];
+        to.dy = from.dy[threadIdx.x % 32];
+#pragma unroll
+        for (int i = 0; i < count; ++i) {
+            const uint32_t own = to.x.words[Words<T, N>::count - count + i];
+            to.before.words[i] = __shfl_up_sync(0xffffffffu, own, 1, lanes);
+        }
+        if (lane == 0) to.before = from.before[group];
+    }
+};
 
 // g: the (scaled) gradients at the sums of tokens that see `v`.
 template <bool masked, int W, int N, class T>
@@ -217,11 +262,12 @@ __device__ inline void sum_gradients(const Causal& p, const float (&v)[W - 1 + N
 // walks along a piece from right to left: what a token needs of the gradients to its right is its
 // neighbour's, or of the step before.
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
+__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 7 : 4)
     causal_rows_backward(CausalBackward<T> io, Causal p, RowGrid grid) {
     constexpr int N = kPack<T>, H = W - 1;
-    const int lanes = grid.lanes, lane = threadIdx.x & (lanes - 1);
-    const unsigned groups = 32 / lanes, group = threadIdx.x % 32 / lanes, warp = threadIdx.x / 32;
+    const int lanes = grid.lanes(), lane = threadIdx.x & (lanes - 1);
+    const unsigned groups = 32 >> grid.log_lanes, group = threadIdx.x % 32 >> grid.log_lanes,
+                   warp = threadIdx.x / 32;
     const unsigned columns = (static_cast<unsigned>(p.channels) + groups - 1) / groups;
     const unsigned part = blockIdx.x / columns, d0 = blockIdx.x % columns * groups, d = d0 + group;
     const bool active = d < p.channels, all_active = d0 + groups <= p.channels;
@@ -237,6 +283,8 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
     const int most = length + (form == Form::any && grid.packed ? N - 1 : 0);
     const unsigned pieces = (most + stride - 1) / stride;
     const int step = lanes * N, next_lane = (lane + 1) & (lanes - 1);
+    __shared__ typename RowRing<T, N>::Stage stages[kRowWarps][kRowAhead];
+    const RowRing<T, N> ring{stages[warp], lanes, lane, static_cast<int>(group)};
     const unsigned items = static_cast<unsigned>(p.batch) * pieces,
                    parts = static_cast<unsigned>(grid.parts);
     for (unsigned item = part * kRowWarps + warp; item < items; item += parts * kRowWarps) {
@@ -255,7 +303,7 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
                 load_tokens<form, kBefore>(in, end - kBefore, length, grid.packed);
             const auto past_taps = load_taps<form, kBefore>(p, b, end, grid.packed);
             float v[H + kBefore], g[kBefore];
-            make_window<form, W, kBefore>(p, past, past_before, b, d, end, v);
+            make_window<form, W, kBefore>(p, past, past_before, b, d, end, true, v);
             sum_gradients<form != Form::whole, W, kBefore>(p, v, past_dy, past_taps, filter, bias,
                                                            g);
 #pragma unroll
@@ -265,8 +313,8 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
             constexpr bool kMasked = form != Form::whole && may_mask.value;
             const bool inside = inner.value || (active && t < length);
             float v[H + N], g[N + H];
-            make_window<form, W, N, !inner.value>(p, at.x, at.before, b, d, t, v);
-            sum_gradients<kMasked, W, N>(p, v, at.dy, at.taps, filter, bias, g);
+            make_window<form, W, N>(p, at.x, at.before, b, d, t, !inner.value, v);
+            sum_gradients<kMasked, W, N>(p, v, at.dy, at.taps.own, filter, bias, g);
 #pragma unroll
             for (int j = 0; j < H; ++j) {
                 const float own = inside ? g[j] : 0.f, shared = lane == 0 ? right[j] : own;
@@ -279,7 +327,7 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
                 dbias += g[j];
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
-                    const float tap = keep<kMasked>(at.taps, j, lag, v[H + j - lag]);
+                    const float tap = keep<kMasked>(at.taps.own, j, lag, v[H + j - lag]);
                     dweight[H - lag] = fmaf(g[j], tap, dweight[H - lag]);
                 }
             }
@@ -290,9 +338,9 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
                 result[j] = 0.f;
 #pragma unroll
                 for (int lag = 0; lag < W; ++lag) {
-                    const float from = j + lag < N
-                                           ? keep<kMasked>(at.taps, j + lag, lag, g[j + lag])
-                                           : keep<kMasked>(at.after, j + lag - N, lag, g[j + lag]);
+                    const float from =
+                        j + lag < N ? keep<kMasked>(at.taps.own, j + lag, lag, g[j + lag])
+                                    : keep<kMasked>(at.taps.after, j + lag - N, lag, g[j + lag]);
                     result[j] = fmaf(filter[H - lag], from, result[j]);
                 }
             }
@@ -306,29 +354,44 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 6 : 4)
         const bool aligned = (form != Form::any || grid.packed) && all_active;
         const int high = !aligned ? 0 : (end - begin) / step, low = min(begin > 0 ? 0 : 1, high);
         int s = steps - 1, t = begin + s * step + lane * N;
-        RowStep<T, N> ahead;
         while (s >= 0) {
+            RowStep<T, N> now;
             if (s >= high || s < low) {
-                load_step<form, false>(p, grid, in, grad, b, t, ahead);
-                walk(t, ahead, std::false_type{}, std::true_type{});
+                load_step<form>(p, grid, in, grad, b, t, now);
+                walk(t, now, std::false_type{}, std::true_type{});
                 --s, t -= step;
                 continue;
             }
-            load_step<form, true>(p, grid, in, grad, b, t, ahead);
+            int ahead = s, ahead_t = t;
+            const auto fetch = [&](int stage) {
+                if (ahead >= low) ring.fetch(stage, in + ahead_t, grad + ahead_t);
+                copies_end();
+                --ahead, ahead_t -= step;
+            };
+#pragma unroll
+            for (int stage = 0; stage < kRowAhead - 1; ++stage) fetch(stage);
+            now.taps = load_row_taps<form, N>(p, b, t, grid.packed);
+            int stage = 0;
 #pragma unroll 1
             for (; s >= low; --s, t -= step) {
-                const RowStep<T, N> now = ahead;
-                if (s > low) load_step<form, true>(p, grid, in, grad, b, t - step, ahead);
+                fetch(stage == 0 ? kRowAhead - 1 : stage - 1);
+                copies_wait<kRowAhead - 1>();
+                ring.get(stage, now);
+                stage = stage + 1 == kRowAhead ? 0 : stage + 1;
+                RowTaps<N> next = now.taps;
                 bool masked = false;
                 if constexpr (form != Form::whole) {
-                    masked = __any_sync(0xffffffffu, !all_seen<form, W, N>(now.taps) ||
-                                                         !all_seen<form, W, kBefore>(now.after));
+                    if (s > low) next = load_row_taps<form, N>(p, b, t - step, grid.packed);
+                    masked =
+                        __any_sync(0xffffffffu, !all_seen<form, W, N>(now.taps.own) ||
+                                                    !all_seen<form, W, kBefore>(now.taps.after));
                 }
                 if (masked) {
                     walk(t, now, std::true_type{}, std::true_type{});
                 } else {
                     walk(t, now, std::true_type{}, std::false_type{});
                 }
+                now.taps = next;
             }
         }
     }

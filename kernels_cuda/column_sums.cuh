@@ -8,13 +8,20 @@ namespace fusewright::cuda {
 
 constexpr int kSumLanes = 32, kSumParts = 16;
 
-// out[i] = sum over b of partial[b][i], for `count` blocks that lie `stride` apart. A template only
-// so that every file that includes it may define it.
+template <class A>
+struct PartialSums {
+    const A* partial;
+    Untyped out;
+};
+
+// out[i] = sum over b of partial[b][i], for `count` blocks that lie `stride` apart; a grid may have
+// two such sums. A template only so that every file that includes it may define it.
 template <class A>
 __global__ void __launch_bounds__(kSumLanes* kSumParts)
-    column_sums_kernel(const A* partial, int64_t count, int64_t stride, int64_t columns,
-                       Untyped out) {
+    column_sums_kernel(PartialSums<A> first, PartialSums<A> second, int64_t count, int64_t stride,
+                       int64_t columns) {
     __shared__ A parts[kSumParts][kSumLanes + 1];
+    const auto [partial, out] = blockIdx.y == 0 ? first : second;
     const int64_t i = int64_t{blockIdx.x} * kSumLanes + threadIdx.x;
     A sum = 0;
     if (i < columns) {
@@ -29,18 +36,50 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
     }
 }
 
-// The sums in a tensor with the shape, strides and dtype of `like`.
+// A gradient with the shape, strides and dtype of `like`, whose sum is written densely.
+template <class A>
+struct ColumnSum {
+    const A* partial = nullptr;
+    Tensor result, dense;
+
+    ColumnSum() = default;
+    ColumnSum(const Tensor& like, const A* partial)
+        : partial(partial),
+          result(fresh_like(like)),
+          dense(result.is_contiguous() ? result : fresh(like, {like.numel()})) {}
+    explicit operator bool() const { return partial != nullptr; }
+
+    PartialSums<A> of() const { return {partial, Untyped(dense)}; }
+    void finish() {
+        if (dense.data_ptr() != result.data_ptr()) {
+            torch::stable::copy_(result, torch::stable::view(dense, shape_of(result)));
+        }
+    }
+};
+
+// One sum or two of as many columns, in one launch; nothing where neither is wanted.
+template <class A>
+void column_sums(const Launch& launch, ColumnSum<A>& first, ColumnSum<A>& second, int64_t count,
+                 int64_t stride) {
+    if (!first && !second) return;
+    ColumnSum<A>& any = first ? first : second;
+    const int64_t columns = any.result.numel();
+    launch(
+        column_sums_kernel<A>,
+        dim3(static_cast<unsigned>(ceil_div<int64_t>(columns, kSumLanes)), first && second ? 2 : 1),
+        dim3(kSumLanes, kSumParts), 0, any.of(), (second ? second : any).of(), count, stride,
+        columns);
+    for (ColumnSum<A>* sum : {&first, &second}) {
+        if (*sum) sum->finish();
+    }
+}
+
 template <class A>
 Tensor column_sums(const Launch& launch, const Tensor& like, const A* partial, int64_t count,
                    int64_t stride) {
-    Tensor result = fresh_like(like);
-    const bool dense = result.is_contiguous();
-    const Tensor out = dense ? result : fresh(like, {like.numel()});
-    launch(column_sums_kernel<A>,
-           dim3(static_cast<unsigned>(ceil_div<int64_t>(like.numel(), kSumLanes))),
-           dim3(kSumLanes, kSumParts), 0, partial, count, stride, like.numel(), Untyped(out));
-    if (!dense) torch::stable::copy_(result, torch::stable::view(out, shape_of(like)));
-    return result;
+    ColumnSum<A> sum(like, partial), none;
+    column_sums(launch, sum, none, count, stride);
+    return sum.result;
 }
 
 }  // namespace fusewright::cuda

@@ -7,6 +7,77 @@
 
 namespace fusewright::cuda {
 
+// Calls f with the shape for rows of `packs`; false where none is large enough.
+template <class F>
+bool with_backward_shape(int64_t packs, F&& f) {
+    if (packs <= 32 * 2) {
+        f(RowShape<32, 2>{});
+    } else if (packs <= 64 * 2) {
+        f(RowShape<64, 2>{});
+    } else if (packs <= 256 * 2) {
+        f(RowShape<256, 2>{});
+    } else if (packs <= 512 * 2) {
+        f(RowShape<512, 2>{});
+    } else if (packs <= 512 * 4) {
+        f(RowShape<512, 4>{});
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// Blocks of a shape on a multiprocessor that registers are to suffice for.
+template <class Shape>
+constexpr int kResidentBlocks = Shape::packs == 2 ? 512 / Shape::block : 1;
+
+// Rows of some tensors on their way into shared memory, where a thread finds again what it asked
+// for itself. One row of `kStages` is worked on while the others are on their way.
+template <class T, class Shape>
+struct RowPipe {
+    using Packed = Pack<T, kPack<T>>;
+    static constexpr int kStages = Shape::packs == 2 ? 3 : 2;
+    Packed* slots;
+    RowPacks<Shape, kPack<T>> row;
+    int streams;
+
+    static constexpr size_t bytes(int streams) {
+        return sizeof(Packed) * kStages * streams * Shape::packs * Shape::block;
+    }
+    __device__ Packed& slot(int stage, int stream, int k) const {
+        return slots[((stage * streams + stream) * Shape::packs + k) * Shape::block + threadIdx.x];
+    }
+    // Starts a row whose first element for this thread is at `from`; `done` closes what belongs
+    // together.
+    __device__ void fetch(int stage, int stream, const T* from) const {
+        const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&slot(stage, stream, 0)));
+        row.each([&](int k, int) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                             to + k * Shape::block * static_cast<unsigned>(sizeof(Packed))),
+                         "l"(from + k * Shape::threads * kPack<T>));
+        });
+    }
+    __device__ static void done() { asm volatile("cp.async.commit_group;"); }
+    // Waits for the oldest rows.
+    __device__ static void wait() {
+        asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
+    }
+};
+
+// Where a tensor's next row is fetched from.
+template <class T>
+struct RowCursor {
+    const T* at;
+    int64_t step;
+
+    __device__ RowCursor(const T* base, int64_t stride, int64_t row, int64_t rows, int column)
+        : at(base + row * stride + column), step(rows * stride) {}
+    __device__ const T* next() {
+        const T* now = at;
+        at += step;
+        return now;
+    }
+};
+
 template <class T>
 struct NormBackward {
     const T *x, *grad_y;
@@ -19,14 +90,14 @@ struct NormBackward {
 };
 
 // Adds a block's sums for its columns, one row of threads after the other, and writes them.
-template <class Pipe, class Shape, int N>
-__device__ inline void write_sums(const Pipe& pipe, const float (&sums)[Shape::packs][N],
-                                  float* shared, float* to) {
+template <class Shape, int N>
+__device__ inline void write_sums(const RowPacks<Shape, N>& in_row,
+                                  const float (&sums)[Shape::packs][N], float* shared, float* to) {
     const int part = threadIdx.x / Shape::threads;
     if constexpr (Shape::rows > 1) __syncthreads();
     for (int turn = 0; turn < Shape::rows; ++turn) {
         if (part == turn) {
-            pipe.each([&](int k, int i) {
+            in_row.each([&](int k, int i) {
 #pragma unroll
                 for (int j = 0; j < N; ++j) {
                     float sum = sums[k][j];
@@ -44,42 +115,42 @@ __device__ inline void write_sums(const Pipe& pipe, const float (&sums)[Shape::p
 }
 
 // g *= the activation's derivative, where v holds the normalised elements.
-template <Fused fused, class Pipe, class Parameter, int packs, int N>
-__device__ inline void differentiate_row(const NormParams<float>& p, const Pipe& pipe,
-                                         const Parameter& weight, const float (&v)[packs][N],
+template <Fused fused, class Weight, class Bias, int packs, int N>
+__device__ inline void differentiate_row(const NormParams<float>& p, const Weight& weight,
+                                         const Bias& bias, const float (&v)[packs][N],
                                          float (&g)[packs][N]) {
-    float pre[packs][N] = {};
-    if (p.bias) pipe.each([&](int k, int i) { load_pack(p.bias, i, pre[k]); });
+    const float offset = weight_offset(p);
 #pragma unroll
     for (int k = 0; k < packs; ++k) {
-        float w[N];
+        float w[N], pre[N];
         weight.get(k, w);
+        bias.get(k, pre);
 #pragma unroll
-        for (int j = 0; j < N; ++j) pre[k][j] = fmaf(round_if(p, v[k][j]), w[j], pre[k][j]);
+        for (int j = 0; j < N; ++j) pre[j] = fmaf(round_if(p, v[k][j]), w[j] + offset, pre[j]);
+        dispatch_fused<fused>(p.activation, [&](auto act) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) g[k][j] *= activate_grad<act.value>(pre[j]);
+        });
     }
-    dispatch_fused<fused>(p.activation, [&](auto act) {
-        for_elements<packs, N>(
-            [&](int k, int j) { g[k][j] *= activate_grad<act.value>(pre[k][j]); });
-    });
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
+__global__ void __launch_bounds__(Shape::block, kResidentBlocks<Shape>)
     norm_backward_kernel(const __grid_constant__ NormBackward<T> io,
                          const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     extern __shared__ __align__(16) char bytes[];
-    __shared__ BlockScratch<threads, 3, float> scratch;
+    __shared__ BlockScratch<threads, 2, float> scratch;
     int turn = 0;
     using Pipe = RowPipe<T, Shape>;
-    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), static_cast<int>(p.columns),
-                    io.piped ? 3 : 2};
+    const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
+    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), in_row, io.piped ? 3 : 2};
     const int64_t step = int64_t{gridDim.x} * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
-    RowCursor<T> x(io.x, io.x_rows, row, step, pipe.column(0));
-    RowCursor<T> grad_y(io.grad_y, io.grad_rows, row, step, pipe.column(0));
+    RowCursor<T> x(io.x, io.x_rows, row, step, in_row.column(0));
+    RowCursor<T> grad_y(io.grad_y, io.grad_rows, row, step, in_row.column(0));
     RowCursor<T> grad_total(static_cast<const T*>(io.grad_total.data), io.total_rows, row, step,
-                            pipe.column(0));
+                            in_row.column(0));
     const auto fetch = [&](int stage) {
         if (ahead < p.rows) {
             pipe.fetch(stage, 0, x.next());
@@ -91,7 +162,9 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
     };
 #pragma unroll
     for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    const RowParameter<T, Shape, true> weight(pipe, 0, p.weight, p.offset, 1.f);
+    const RowParameter<T, Shape, fused> weight(p.weight, in_row);
+    const RowParameter<T, Shape, fused, false> bias(p.bias, in_row);
+    const float offset = weight_offset(p);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
@@ -99,7 +172,7 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
         const float mean = centred ? io.mean[row] : 0.f, rstd = io.rstd[row];
         Pipe::wait();
         float v[packs][N] = {}, g[packs][N] = {};
-        pipe.each([&](int k, int) {
+        in_row.each([&](int k, int) {
             accumulators(pipe.slot(stage, 0, k), v[k]);
             accumulators(pipe.slot(stage, 1, k), g[k]);
             if constexpr (centred) {
@@ -115,14 +188,14 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
             rest = lost[0] * scale;
         }
         for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
-        if constexpr (fused != Fused::none) differentiate_row<fused>(p, pipe, weight, v, g);
+        if constexpr (fused != Fused::none) differentiate_row<fused>(p, weight, bias, v, g);
         if (fused == Fused::any && p.round_first) {
             for_elements<packs, N>(
                 [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
         } else {
             for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
         }
-        float sums[2] = {0, 0};  // of g and g v, with the weight
+        float sums[centred ? 2 : 1] = {};  // of g v and g, with the weight
 #pragma unroll
         for (int k = 0; k < packs; ++k) {
             float w[N];
@@ -130,19 +203,21 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 if constexpr (centred) dbias[k][j] += g[k][j];
-                g[k][j] *= w[j];
-                if constexpr (centred) sums[0] += g[k][j];
-                sums[1] += g[k][j] * v[k][j];
+                g[k][j] *= w[j] + offset;
+                sums[0] += g[k][j] * v[k][j];
+                if constexpr (centred) sums[1] += g[k][j];
             }
         }
         block_sum(sums, scratch, turn);
-        const float shift = sums[0] * scale * rstd, slope = sums[1] * scale * rstd;
+        const float slope = sums[0] * scale * rstd;
+        float shift = 0;
+        if constexpr (centred) shift = sums[1] * scale * rstd;
         for_elements<packs, N>(
             [&](int k, int j) { g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j], rstd, -shift)); });
         if (io.dx == nullptr) continue;
         T* to = io.dx + row * io.dx_rows;
         const int64_t total = row * io.total_rows;
-        pipe.each([&](int k, int i) {
+        in_row.each([&](int k, int i) {
             if (io.grad_total) {
                 float other[N];
                 if (io.piped) {
@@ -160,8 +235,8 @@ __global__ void __launch_bounds__(Shape::block, resident_blocks<Shape>(512))
     // partial[block][0] for the weight, [1] for the bias
     float* shared = reinterpret_cast<float*>(bytes);
     float* partial = io.partial + int64_t{blockIdx.x} * 2 * p.columns;
-    write_sums<Pipe, Shape>(pipe, dweight, shared, partial);
-    if constexpr (centred) write_sums<Pipe, Shape>(pipe, dbias, shared, partial + p.columns);
+    write_sums(in_row, dweight, shared, partial);
+    if constexpr (centred) write_sums(in_row, dbias, shared, partial + p.columns);
 }
 
 // The gradients of x, weight and bias; of rms_norm the last is nothing.
@@ -203,13 +278,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             o, in, weight, bias, present(grad_y) ? grad_y->scalar_type() : x.scalar_type());
         const auto finish = [&](const Tensor& partial, int64_t count) {
             const A* sums = data<A>(partial);
-            const int64_t stride = 2 * in.columns;
-            if ((needs & 2) && present(given_weight)) {
-                dweight = column_sums(launch, *given_weight, sums, count, stride);
-            }
-            if ((needs & 4) && present(given_bias)) {
-                dbias = column_sums(launch, *given_bias, sums + in.columns, count, stride);
-            }
+            ColumnSum<A> of_weight, of_bias;
+            if ((needs & 2) && present(given_weight)) of_weight = {*given_weight, sums};
+            if ((needs & 4) && present(given_bias)) of_bias = {*given_bias, sums + in.columns};
+            column_sums(launch, of_weight, of_bias, count, 2 * in.columns);
+            if (of_weight) dweight = of_weight.result;
+            if (of_bias) dbias = of_bias.result;
         };
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
@@ -220,9 +294,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_backward_kernel<T, centred, fused, Shape>;
-                const auto bytes = [&](int streams) {
-                    return RowPipe<T, Shape>::bytes(streams, 0);
-                };
+                const auto bytes = [&](int streams) { return RowPipe<T, Shape>::bytes(streams); };
                 const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type() &&
                                    bytes(3) <= launch.shared_limit();
                 const size_t shared = bytes(piped ? 3 : 2);
@@ -251,9 +323,9 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 if (parameters) finish(partial, grid);
             };
             const auto with_shape = [&](auto fused) {
-                return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return with_backward_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
-            if (packs && with_fused(o, with_shape)) return;
+            if (packs && with_fused(o, x.scalar_type(), {weight, bias}, with_shape)) return;
         }
         const PlainGradient<T, centred> io{PlainRows(in), PlainRows(dy),
                                            centred ? data<const A>(mean) : nullptr,

@@ -1,9 +1,130 @@
-// The forward of layer_norm and rms_norm, on the host.
+// The forward of layer_norm and rms_norm: a block or a warp has a row, all of whose loads are in
+// flight at once. Such short blocks, of which the device picks the next as one ends, come closer to
+// the speed of a copy than a grid that stays, and so do plain loads and stores than hints.
 #pragma once
 
 #include "norm_plain.cuh"
 
 namespace fusewright::cuda {
+
+template <class T>
+struct NormForward {
+    const T* x;
+    int64_t x_rows, residual_rows;  // from row to row
+    Untyped residual, total;
+    T* y;
+    float *mean, *rstd;
+};
+
+// Calls f with the shape for rows of `packs`; false where none is large enough.
+template <class F>
+bool with_forward_shape(int64_t packs, F&& f) {
+    if (packs <= 32 * 2) {
+        f(RowShape<32, 2>{});
+    } else if (packs <= 64 * 2) {
+        f(RowShape<64, 2>{});
+    } else if (packs <= 128 * 4) {
+        f(RowShape<128, 4>{});
+    } else if (packs <= 256 * 4) {
+        f(RowShape<256, 4>{});
+    } else if (packs <= 512 * 4) {
+        f(RowShape<512, 4>{});
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// Blocks of a shape on a multiprocessor that registers are to suffice for.
+template <class Shape>
+constexpr int kForwardBlocks = Shape::block >= 512 ? 1 : 768 / Shape::block;
+
+// v = the sum with the residual, in its type R; what is normalised is the sum that is stored,
+// rounding included.
+template <class R, class T, class Row, int packs, int N>
+__device__ inline void add_residual(const NormForward<T>& io, const Row& in_row, int64_t row,
+                                    const Pack<T, N> (&x)[packs], float (&v)[packs][N]) {
+    const R* from = static_cast<const R*>(io.residual.data) + row * io.residual_rows;
+    R* total = static_cast<R*>(io.total.data) + row * in_row.columns;
+    Pack<R, N> sums[packs];
+    in_row.each([&](int k, int i) { sums[k] = *reinterpret_cast<const Pack<R, N>*>(from + i); });
+    in_row.each([&](int k, int i) {
+        accumulators(x[k], v[k]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            sums[k][j] = from_acc<R>(v[k][j] + to_acc(sums[k][j]));
+            v[k][j] = to_acc(sums[k][j]);
+        }
+        *reinterpret_cast<Pack<R, N>*>(total + i) = sums[k];
+    });
+}
+
+template <class T, bool centred, Fused fused, class Shape>
+__global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape>)
+    norm_forward_kernel(const __grid_constant__ NormForward<T> io,
+                        const __grid_constant__ NormParams<float> p) {
+    constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
+    __shared__ BlockScratch<threads, 2, float> scratch;
+    int turn = 0;
+    const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
+    const int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads;
+    if (Shape::rows > 1 && row >= p.rows) return;
+    const T* from = io.x + row * io.x_rows;
+    Pack<T, N> x[packs];
+    in_row.each([&](int k, int i) { x[k] = *reinterpret_cast<const Pack<T, N>*>(from + i); });
+    const RowParameter<T, Shape, fused> weight(p.weight, in_row);
+    const RowParameter<T, Shape, fused, false> bias(p.bias, in_row);
+    float v[packs][N] = {};
+    if (!io.residual) {
+        in_row.each([&](int k, int) { accumulators(x[k], v[k]); });
+    } else if constexpr (fused == Fused::any) {
+        with_element<false>(io.residual.dtype, [&](auto* type) {
+            add_residual<std::remove_pointer_t<decltype(type)>>(io, in_row, row, x, v);
+        });
+    } else {
+        add_residual<T>(io, in_row, row, x, v);
+    }
+    const float scale = 1.f / static_cast<float>(p.columns);
+    float sums[1] = {0};
+    for_elements<packs, N>([&](int k, int j) { sums[0] += centred ? v[k][j] : v[k][j] * v[k][j]; });
+    block_sum(sums, scratch, turn);
+    float square = sums[0] * scale, rest = 0;
+    if constexpr (centred) {
+        const float mean = square;
+        float moments[kExactMean<T> ? 2 : 1] = {};
+        in_row.each([&](int k, int) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                v[k][j] -= mean;
+                moments[0] += v[k][j] * v[k][j];
+                if constexpr (kExactMean<T>) moments[1] += v[k][j];
+            }
+        });
+        block_sum(moments, scratch, turn);
+        if constexpr (kExactMean<T>) rest = moments[1] * scale;
+        square = moments[0] * scale - rest * rest;
+        if (threadIdx.x % threads == 0) io.mean[row] = mean + rest;
+    }
+    const float rstd = rsqrtf(square + p.eps), offset = weight_offset(p);
+    if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
+    for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
+    if (fused == Fused::any && p.round_first) {
+        for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
+    }
+#pragma unroll
+    for (int k = 0; k < packs; ++k) {
+        float w[N], b[N] = {};
+        weight.get(k, w);
+        if constexpr (centred) bias.get(k, b);
+#pragma unroll
+        for (int j = 0; j < N; ++j) v[k][j] = fmaf(v[k][j], w[j] + offset, b[j]);
+    }
+    dispatch_fused<fused>(p.activation, [&](auto act) {
+        for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });
+    });
+    T* y = io.y + row * p.columns;
+    in_row.each([&](int k, int i) { *reinterpret_cast<Pack<T, N>*>(y + i) = pack_of<T>(v[k]); });
+}
 
 // y, the sum with the residual (or nothing), mean and rstd by row.
 template <bool centred>
@@ -33,7 +154,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
         const auto params = norm_params<A>(o, in, weight, bias, x.scalar_type());
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
-            bool packs = in.packs(N) && (!other || (other->packs(N) && !is_double(*residual)));
+            bool packs = in.packs(N) && in.rows < int64_t{1} << 31 &&
+                         (!other || (other->packs(N) && !is_double(*residual)));
             for (const auto& parameter : {weight, bias}) packs = packs && packs_of(parameter, N);
             NormForward<T> io{};
             io.x = data<const T>(in.tensor), io.x_rows = in.stride();
@@ -42,28 +164,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
                 io.residual = Untyped(other->tensor);
                 io.residual_rows = other->stride();
                 io.total = Untyped(total);
-                io.piped = residual->scalar_type() == x.scalar_type();
             }
             if (centred) io.mean = data<float>(mean);
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
                 const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
-                const int parameters = centred ? int{present(weight)} + int{present(bias)} : 0;
-                size_t shared = RowPipe<T, Shape>::bytes(io.piped ? 2 : 1, parameters);
-                if (shared > launch.shared_limit()) {
-                    io.piped = false;
-                    shared = RowPipe<T, Shape>::bytes(1, parameters);
-                }
-                const int64_t grid =
-                    std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
-                                      ceil_div<int64_t>(in.rows, Shape::rows));
-                launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
-                       params);
+                launch(kernel, dim3(static_cast<unsigned>(ceil_div<int64_t>(in.rows, Shape::rows))),
+                       dim3(Shape::block), 0, io, params);
             };
             const auto with_shape = [&](auto fused) {
-                return with_row_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return with_forward_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
-            if (packs && with_fused(o, with_shape)) return;
+            if (packs && with_fused(o, x.scalar_type(), {weight, bias, residual}, with_shape))
+                return;
         }
         const int64_t grid = std::min<int64_t>(in.rows, launch.processors() * 8);
         launch(norm_forward_plain<T, centred>, dim3(static_cast<unsigned>(grid)),

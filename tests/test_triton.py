@@ -47,6 +47,8 @@ CASES = {
         "shape=(1, 3, 2050), dtype=bf16, return_final_states=False",
         "shape=(2, 3, 9), width=5, silu=False, bias=False",
         "shape=(2, 70, 40), dtype=f16, channel_last=True, width=2, weight_dtype=f32",
+        "shape=(2, 270, 45), dtype=bf16, channel_last=True, return_final_states=False",
+        "shape=(1, 5, 33), channel_last=True, width=3, bias=False, silu=False",
         "shape=(2, 3, 2), initial_states=True, return_final_states=True, dtype=f64, width=5",
         "shape=(1, 3, 30), width=20, dtype=f64",
         "shape=(2, 3, 0), initial_states=True, return_final_states=True",

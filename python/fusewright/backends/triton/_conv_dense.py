@@ -9,7 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusewright.backends.triton._math import fw_activate, fw_activate_grad, fw_narrow, fw_widen
+from fusewright.backends.triton._math import (
+    fw_fast_silu,
+    fw_fast_silu_grad,
+    fw_narrow,
+    fw_widen,
+)
 
 
 @triton.jit
@@ -49,11 +54,12 @@ def fw_chunk_load(ptr, t, S, N: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def fw_chunk_weights(w_ptr, ww, W: tl.constexpr):
+def fw_chunk_weights(w_ptr, ww, inside, W: tl.constexpr):
     """The taps, that of lag 0 first."""
     many = ()
     for lag in tl.static_range(W):
-        many = many + (fw_widen(tl.load(w_ptr + (W - 1 - lag) * ww), tl.float32),)
+        tap = tl.load(w_ptr + (W - 1 - lag) * ww, mask=inside)
+        many = many + (fw_widen(tap, tl.float32),)
     return many
 
 
@@ -72,7 +78,7 @@ def fw_chunk_sums(x, weights, bias, FIRST: tl.constexpr, COUNT: tl.constexpr, W:
 @triton.jit
 def fw_conv_dense(
     x_ptr, w_ptr, b_ptr, y_ptr, D, S, xb, xd, wd, ww, bd, yb, yd,
-    W: tl.constexpr, ACTIVATION: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr,
+    W: tl.constexpr, USE_SILU: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """N chunks of a row."""
     tiles = tl.cdiv(S, N * CHUNK)
@@ -85,9 +91,11 @@ def fw_conv_dense(
     bias = 0.0
     if b_ptr is not None:
         bias = fw_widen(tl.load(b_ptr + d * bd), tl.float32)
-    weights = fw_chunk_weights(w_ptr + d * wd, ww, W)
+    weights = fw_chunk_weights(w_ptr + d * wd, ww, None, W)
     y = fw_chunk_pack(fw_chunk_sums(x, weights, bias, CHUNK, CHUNK, W), N, CHUNK)
-    y = fw_narrow(fw_activate(y, ACTIVATION), y_ptr.dtype.element_ty)
+    if USE_SILU:
+        y = fw_fast_silu(y)
+    y = fw_narrow(y, y_ptr.dtype.element_ty)
     tl.store(y_ptr + batch * yb + d * yd + t, y, mask=t < S)
 
 
@@ -95,47 +103,52 @@ def fw_conv_dense(
 def fw_conv_dense_gradients(
     g_ptr, x_ptr, w_ptr, b_ptr, dx_ptr, dw_ptr, db_ptr, D, S, steps,
     gb, gd, xb, xd, wd, ww, bd, db, dd,
-    W: tl.constexpr, ACTIVATION: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr,
+    W: tl.constexpr, USE_SILU: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x, and a program's share of the others; it takes `steps` tiles of a row."""
-    pieces = tl.cdiv(tl.cdiv(S, N * CHUNK), steps)
+    """The gradient of x, and a program's share of the others; it takes `steps` tiles of a row.
+
+    A thread has CHUNKS neighbouring chunks: it computes the gradients before the activation also at
+    the W - 1 tokens after them, where the next thread does, too.
+    """
+    OWN: tl.constexpr = CHUNK * CHUNKS
+    pieces = tl.cdiv(tl.cdiv(S, N * OWN), steps)
     pid = tl.program_id(0).to(tl.int64)
     batch, d = pid // pieces // D, pid // pieces % D
     piece = (pid % pieces).to(tl.int32)
     share = batch * pieces + piece
-    chunk = tl.arange(0, N) * CHUNK
     x_ptr += batch * xb + d * xd
     g_ptr += batch * gb + d * gd
     bias = 0.0
     if b_ptr is not None:
         bias = fw_widen(tl.load(b_ptr + d * bd), tl.float32)
-    weights = fw_chunk_weights(w_ptr + d * wd, ww, W)
+    weights = fw_chunk_weights(w_ptr + d * wd, ww, None, W)
     zero = tl.zeros((N,), tl.float32)
     dw = ()
     for _ in tl.static_range(W):
         dw = dw + (zero,)
     dbias = zero
     for step in range(steps):
-        start = (piece * steps + step) * (N * CHUNK)
-        t = start + chunk[:, None] + tl.arange(0, CHUNK)[None, :]
-        x = fw_chunk_load(x_ptr, t - CHUNK, S, N, CHUNK) + fw_chunk_load(x_ptr, t, S, N, CHUNK)
-        g = fw_chunk_load(g_ptr, t, S, N, CHUNK) + fw_chunk_load(g_ptr, t + CHUNK, S, N, CHUNK)
-        if ACTIVATION != 0:
-            x = x + fw_chunk_load(x_ptr, t + CHUNK, S, N, CHUNK)
-            pre = fw_chunk_sums(x, weights, bias, CHUNK, CHUNK + W - 1, W)
-            g = fw_chunk_slopes(g, pre, start + chunk, S, CHUNK + W - 1, ACTIVATION)
+        first = (piece * steps + step) * (N * OWN) + tl.arange(0, N) * OWN
+        t = first[:, None] + tl.arange(0, CHUNK)[None, :]
+        x = fw_chunk_load(x_ptr, t - CHUNK, S, N, CHUNK)
+        g = ()
+        for part in tl.static_range(CHUNKS):
+            x = x + fw_chunk_load(x_ptr, t + part * CHUNK, S, N, CHUNK)
+            g = g + fw_chunk_load(g_ptr, t + part * CHUNK, S, N, CHUNK)
+        g = g + fw_chunk_load(g_ptr, t + OWN, S, N, CHUNK)
+        if USE_SILU:
+            x = x + fw_chunk_load(x_ptr, t + OWN, S, N, CHUNK)
+            pre = fw_chunk_sums(x, weights, bias, CHUNK, OWN + W - 1, W)
+            g = fw_chunk_slopes(g, pre, first, S, OWN + W - 1)
         if dx_ptr is not None:
-            dx = ()
-            for e in tl.static_range(CHUNK):
-                total = g[e] * weights[0]
-                for lag in tl.static_range(1, W):
-                    total += g[e + lag] * weights[lag]
-                dx = dx + (total,)
             at = dx_ptr + batch * db + d * dd + t
-            dx = fw_narrow(fw_chunk_pack(dx, N, CHUNK), dx_ptr.dtype.element_ty)
-            tl.store(at, dx, mask=t < S)
-        dw = fw_chunk_products(dw, g, x, CHUNK, W)
-        for e in tl.static_range(CHUNK):
+            for part in tl.static_range(CHUNKS):
+                dx = fw_chunk_pack(fw_chunk_inputs(g, weights, part * CHUNK, CHUNK, W), N, CHUNK)
+                dx = fw_narrow(dx, dx_ptr.dtype.element_ty)
+                tl.store(at + part * CHUNK, dx, mask=t + part * CHUNK < S)
+        dw = fw_chunk_products(dw, g, x, CHUNK, OWN, W)
+        for e in tl.static_range(OWN):
             dbias += g[e]
     if dw_ptr is not None:
         for lag in tl.static_range(W):
@@ -145,24 +158,36 @@ def fw_conv_dense_gradients(
 
 
 @triton.jit
-def fw_chunk_slopes(
-    g, pre, first, S, COUNT: tl.constexpr, ACTIVATION: tl.constexpr
-):  # fmt: skip
+def fw_chunk_inputs(g, weights, FIRST: tl.constexpr, COUNT: tl.constexpr, W: tl.constexpr):
+    """The gradients of COUNT inputs, of those before the activation from the same token on."""
+    many = ()
+    for e in tl.static_range(COUNT):
+        total = g[FIRST + e] * weights[0]
+        for lag in tl.static_range(1, W):
+            total += g[FIRST + e + lag] * weights[lag]
+        many = many + (total,)
+    return many
+
+
+@triton.jit
+def fw_chunk_slopes(g, pre, first, S, COUNT: tl.constexpr):
     """The gradients before the activation, zero past the end whatever stands there."""
     many = ()
     for e in tl.static_range(COUNT):
-        slope = g[e] * fw_activate_grad(pre[e], ACTIVATION)
+        slope = g[e] * fw_fast_silu_grad(pre[e])
         many = many + (tl.where(first + e < S, slope, 0.0),)
     return many
 
 
 @triton.jit
-def fw_chunk_products(dw, g, x, CHUNK: tl.constexpr, W: tl.constexpr):
-    """Add what a chunk gives to the gradients of the taps."""
+def fw_chunk_products(
+    dw, g, x, FIRST: tl.constexpr, COUNT: tl.constexpr, W: tl.constexpr
+):  # fmt: skip
+    """Add what COUNT tokens, the first of which is x[FIRST], give to the gradients of the taps."""
     many = ()
     for lag in tl.static_range(W):
         total = dw[lag]
-        for e in tl.static_range(CHUNK):
-            total += g[e] * x[CHUNK + e - lag]
+        for e in tl.static_range(COUNT):
+            total += g[e] * x[FIRST + e - lag]
         many = many + (total,)
     return many

@@ -126,7 +126,7 @@ def backward(
         dense = view.tensors[3] = x.new_empty(x.shape)
     tile = _tile(view.columns, _BACKWARD_ROW, x)
     rows, columns, warps = tile or Tile(1, _PIECE, 16)
-    programs = _programs(x, view.rows, rows, warps)
+    programs = _programs(centred, x, view.rows, rows, warps)
     partial = x.new_empty((2, programs, view.columns), dtype=accumulator(x))
     function = fw_norm_backward_long if tile is None else fw_norm_backward
     kernel(function)[(programs,)](
@@ -167,8 +167,8 @@ def _passed_on(x: Tensor, grad_total: Tensor | None) -> Tensor:
     return torch.zeros_like(x) if grad_total is None else torch.empty_like(x).copy_(grad_total)
 
 
-def _programs(x: Tensor, rows: int, rows_a_tile: int, warps: int) -> int:
-    """As many as fill the device, unless the partial sums would outweigh the rows."""
-    filling = processors(x) * max(1, 24 // warps)
+def _programs(centred: bool, x: Tensor, rows: int, rows_a_tile: int, warps: int) -> int:
+    """As many as registers admit at once, unless the partial sums would outweigh the rows."""
+    filling = processors(x) * max(1, (16 if centred else 24) // warps)
     worthwhile = max(processors(x), rows // 12)
     return min(-(-rows // rows_a_tile), filling, worthwhile)

@@ -16,6 +16,17 @@ from fusewright.backends.triton._math import (
 )
 
 
+@triton.constexpr_function
+def fw_norm_exact(x_ptr):
+    """Whether what a mean lost to rounding counts: 16-bit rows are not exact to that degree."""
+    return x_ptr.dtype.element_ty.primitive_bitwidth > 16
+
+
+@triton.jit
+def fw_norm_add(a, b, c, d):
+    return a + c, b + d
+
+
 @triton.jit
 def fw_norm_load(ptr, rows, columns, mask, l1, l2, n1, s0, s1, s2, t0, t1, ACC: tl.constexpr):
     """A tile of a tensor of any strides, zero outside."""
@@ -78,10 +89,11 @@ def fw_norm_forward(
         mean = tl.sum(h, 1) / n
         tl.store(mean_ptr + rows, mean, mask=inside)
         h = tl.where(mask, h - mean[:, None], 0.0)
-        # what the mean lost to rounding
-        rest = tl.sum(h, 1) / n
-        variance = tl.sum(h * h, 1) / n - rest * rest
-        h -= rest[:, None]
+        variance = tl.sum(h * h, 1) / n
+        if fw_norm_exact(x_ptr):
+            rest = tl.sum(h, 1) / n
+            variance -= rest * rest
+            h -= rest[:, None]
     else:
         variance = tl.sum(h * h, 1) / n
     rstd = tl.rsqrt(variance + EPS)
@@ -188,7 +200,8 @@ def fw_norm_backward(
         if CENTRED:
             mean = tl.load(mean_ptr + rows, mask=inside, other=0.0)[:, None]
             h = tl.where(mask, h - mean, 0.0)
-            h -= (tl.sum(h, 1) / n)[:, None]
+            if fw_norm_exact(x_ptr):
+                h -= (tl.sum(h, 1) / n)[:, None]
         v = h * rstd
         rounded = v
         if ROUND:
@@ -201,12 +214,12 @@ def fw_norm_backward(
         if dx_ptr is not None:
             if w_ptr is not None:
                 g *= fw_norm_parameter(w_ptr, columns, n, 0.0, ACC) + OFFSET
-            slope = (tl.sum(g * v, 1) / n)[:, None]
             if CENTRED:
-                shift = (tl.sum(g, 1) / n)[:, None]
-                dx = ((g - shift) - v * slope) * rstd
+                slope, shift = tl.reduce((g * v, g), 1, fw_norm_add)  # one exchange for both
+                dx = ((g - (shift / n)[:, None]) - v * (slope / n)[:, None]) * rstd
             else:
-                dx = (g - v * slope) * rstd
+                slope = tl.sum(g * v, 1) / n
+                dx = (g - v * slope[:, None]) * rstd
             if gt_ptr is not None:
                 dx += fw_norm_load(
                     gt_ptr, rows, columns, mask, l1, l2, n1, h0, h1, h2, ht0, ht1, ACC

@@ -11,7 +11,12 @@ from fusewright.backends.triton._conv import (
     fw_conv_gradients,
     fw_conv_state_gradient,
 )
-from fusewright.backends.triton._conv_dense import fw_conv_dense, fw_conv_dense_gradients
+from fusewright.backends.triton._conv_dense_calls import (
+    dense_backward,
+    dense_dim,
+    dense_forward,
+    strides,
+)
 from fusewright.backends.triton._launch import kernel, none_like, power_of_2
 from fusewright.backends.triton._math import ACTIVATIONS, accumulator, is_double
 from fusewright.backends.triton._reduce import sum_rows
@@ -27,29 +32,6 @@ def _blocks(x: Tensor) -> dict[str, int]:
     block["BLOCK_S"] = min(block["BLOCK_S"], power_of_2(length))
     block["BLOCK_D"] = min(2048 // block["BLOCK_S"], power_of_2(channels))
     return block
-
-
-def _chunks(x: Tensor, width: int) -> dict[str, int]:
-    """What a program of the dense kernels takes of a row: chunks of 16 bytes, two a thread."""
-    chunk = 16 // x.element_size()
-    count = min(power_of_2(triton.cdiv(x.shape[2], chunk)), 256)
-    return {"W": width, "N": count, "CHUNK": chunk, "num_warps": max(1, min(4, count // 64))}
-
-
-def _is_dense(width: int, *tensors: Tensor) -> bool:
-    """Whether the dense kernels take these: no time is strided, and taps reach one chunk back."""
-    x = tensors[0]
-    return (
-        x.numel() > 0
-        and 2 <= x.element_size() <= 4
-        and width - 1 <= 16 // x.element_size()
-        and x.shape[2] >= max(width, 2)
-        and all(t.stride(2) == 1 for t in tensors)
-    )
-
-
-def _strides(t: Tensor | None, count: int) -> tuple[int, ...]:
-    return (0,) * count if t is None else t.stride()
 
 
 def _programs(x: Tensor, length: int, block: dict[str, int]) -> int:
@@ -69,23 +51,10 @@ def causal_conv1d(
     batch, channels, length = x.shape
     y = torch.empty_like(x)
     final = None
-    if seq_idx is None and initial_states is None and _is_dense(weight.shape[1], x, y):
-        options = _chunks(x, weight.shape[1])
-        tiles = triton.cdiv(length, options["N"] * options["CHUNK"])
-        kernel(fw_conv_dense)[(batch * channels * tiles,)](
-            x,
-            weight,
-            bias,
-            y,
-            channels,
-            length,
-            *x.stride()[:2],
-            *weight.stride(),
-            *_strides(bias, 1),
-            *y.stride()[:2],
-            ACTIVATION=ACTIVATIONS["silu" if silu else "none"],
-            **options,
-        )
+    plain = seq_idx is None and initial_states is None
+    dim = dense_dim(weight.shape[1], x, y) if plain else None
+    if dim is not None:
+        dense_forward(dim, x, weight, bias, silu, y)
         if return_final_states:
             final = x[..., length - (weight.shape[1] - 1) :].clone(
                 memory_format=torch.contiguous_format
@@ -126,12 +95,12 @@ def _forward(
         length,
         *x.stride(),
         *weight.stride(),
-        *_strides(bias, 1),
-        *_strides(seq_idx, 2),
-        *_strides(initial_states, 3),
+        *strides(bias, 1),
+        *strides(seq_idx, 2),
+        *strides(initial_states, 3),
         *y.stride(),
-        *_strides(final, 3),
-        *_strides(grad_y, 3),
+        *strides(final, 3),
+        *strides(grad_y, 3),
         W=weight.shape[1],
         ACTIVATION=ACTIVATIONS["silu" if silu else "none"],
         DOUBLE=is_double(x),
@@ -155,8 +124,11 @@ def causal_conv1d_backward(
     batch, channels, length = x.shape
     width = weight.shape[1]
     plain = grad_final_states is None and seq_idx is None and initial_states is None
-    if plain and grad_y is not None and _is_dense(width, x, grad_y, torch.empty_like(x)):
-        return _dense_backward(grad_y, x, weight, bias, silu, needs)
+    dim = None
+    if plain and grad_y is not None:
+        dim = dense_dim(width, x, grad_y, torch.empty_like(x))
+    if dim is not None and grad_y is not None:
+        return dense_backward(dim, grad_y, x, weight, bias, silu, needs)
     if grad_y is None:
         slope = torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
     elif silu or seq_idx is not None:
@@ -189,12 +161,12 @@ def causal_conv1d_backward(
             length,
             steps,
             *slope.stride(),
-            *_strides(grad_final_states, 3),
+            *strides(grad_final_states, 3),
             *x.stride(),
             *weight.stride(),
-            *_strides(seq_idx, 2),
-            *_strides(initial_states, 3),
-            *_strides(grad_x, 3),
+            *strides(seq_idx, 2),
+            *strides(initial_states, 3),
+            *strides(grad_x, 3),
             W=width,
             DOUBLE=is_double(x),
             **block,
@@ -210,46 +182,6 @@ def causal_conv1d_backward(
         none_like(x) if dw is None else sum_rows(dw, weight),
         none_like(x) if db is None or bias is None else sum_rows(db, bias),
         grad_states,
-    )
-
-
-def _dense_backward(
-    grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, needs: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, channels, length = x.shape
-    options = _chunks(x, weight.shape[1])
-    tiles = triton.cdiv(length, options["N"] * options["CHUNK"])
-    steps = triton.cdiv(tiles, 4)
-    pieces = triton.cdiv(tiles, steps)
-    shape = (batch * pieces, channels)
-    dtype = accumulator(x)
-    grad_x = torch.empty_like(x) if needs & 1 else None
-    dw = x.new_empty((*shape, weight.shape[1]), dtype=dtype) if needs & 2 else None
-    db = x.new_empty(shape, dtype=dtype) if needs & 4 and bias is not None else None
-    kernel(fw_conv_dense_gradients)[(batch * channels * pieces,)](
-        grad_y,
-        x,
-        weight,
-        bias,
-        grad_x,
-        dw,
-        db,
-        channels,
-        length,
-        steps,
-        *grad_y.stride()[:2],
-        *x.stride()[:2],
-        *weight.stride(),
-        *_strides(bias, 1),
-        *_strides(grad_x, 3)[:2],
-        ACTIVATION=ACTIVATIONS["silu" if silu else "none"],
-        **options,
-    )
-    return (
-        none_like(x) if grad_x is None else grad_x,
-        none_like(x) if dw is None else sum_rows(dw, weight),
-        none_like(x) if db is None or bias is None else sum_rows(db, bias),
-        none_like(x),
     )
 
 
@@ -275,9 +207,9 @@ def _state_gradient(
         channels,
         length,
         *slope.stride(),
-        *_strides(grad_final_states, 3),
+        *strides(grad_final_states, 3),
         *weight.stride(),
-        *_strides(seq_idx, 2),
+        *strides(seq_idx, 2),
         *out.stride(),
         W=weight.shape[1],
         DOUBLE=is_double(x),
