@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusewright
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 
 CPU_SHAPES = ((4096, 1024), (4096, 4096))
 GPU_SHAPES = ((4096, 1024), (4096, 8192), (16384, 4096), (65536, 1024), (65536, 8192))
@@ -25,6 +25,13 @@ def make(
         return x, weight, bias
 
     return inputs
+
+
+def liger(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from liger_kernel.ops import LigerLayerNormFunction
+
+    y: Tensor = LigerLayerNormFunction.apply(x, weight, bias, 1e-5)
+    return y
 
 
 def cases(device: torch.device) -> Iterator[Case]:
@@ -43,6 +50,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                     eager=lambda x, w, b: F.layer_norm(x, w.shape, w, b),
                     bytes=2 * size,
                     bytes_backward=5 * size,
+                    peers={"liger": Peer(liger)},
                 )
             yield Case(
                 op="layer_norm",

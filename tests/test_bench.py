@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fusewright
 from fusewright import ArgumentError
-from fusewright.bench import Case, machine, report, session, suite
+from fusewright.bench import Case, Peer, machine, report, session, suite
 from fusewright.bench.contest import Options, Outcome, hold, parse_passes
 from fusewright.bench.rows import Row, moves, read_csv, write_csv
 from fusewright.bench.timing import Times, cpu_sampler, measure
@@ -50,7 +50,7 @@ def row(**changes: Any) -> Row:
 
 
 def test_every_provider_has_a_row_in_every_direction() -> None:
-    outcome = held(peers={"twice": lambda x: 2 * F.rms_norm(x, (16,), eps=1e-6) / 2})
+    outcome = held(peers={"twice": Peer(lambda x: 2 * F.rms_norm(x, (16,), eps=1e-6) / 2)})
     assert not outcome.faults
     found = {(r.provider, r.direction) for r in outcome.rows}
     providers, directions = ("fusewright", "eager", "twice"), ("forward", "forward+backward")
@@ -85,7 +85,7 @@ def test_a_wrong_result_has_no_speed(ours: Any, text: str) -> None:
 
 
 def test_a_wrong_peer_is_left_out() -> None:
-    outcome = held(peers={"wrong": lambda x: x})
+    outcome = held(peers={"wrong": Peer(lambda x: x)})
     assert "off by" in outcome.faults["wrong"]
     assert {r.provider for r in outcome.rows} == {"fusewright", "eager"}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-_SIZES = (512, 1024, 2048)  # of the square matrix products
+_SIZES = (512, 1024, 2048, 4096, 8192)  # of the square matrix products
 _PATIENCE = 0.1  # s; no larger product after one that took as long
 
 

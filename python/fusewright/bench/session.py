@@ -44,13 +44,17 @@ def run(
     here = machine.describe(options.device, folder)
     report.print_machine(console, here)
     outcomes: list[Outcome] = []
+    missing: dict[str, str] = {}
     for outcome in _outcomes(cases, options, here, console):
         outcomes.append(outcome)
+        missing |= outcome.missing
         for provider, fault in outcome.faults.items():
             label = f"{outcome.case.op} {outcome.case.shape} {provider}"
             console.print(f"[red]{escape(label)}: {escape(fault)}", soft_wrap=True)
     rows = [row for outcome in outcomes for row in outcome.rows]
     report.print_tables(console, rows)
+    for provider, reason in missing.items():
+        console.print(f"[yellow]{escape(provider)} is not installed: {escape(reason)}")
     if rows:
         _write(out, options.device.type, rows, console)
     if compare is not None:
