@@ -18,12 +18,12 @@ from fusewright.bench.machine import Machine
 from fusewright.bench.memory import peak_mb
 from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, WRONG, Row
 from fusewright.bench.suite import short_name
-from fusewright.bench.timing import measure
+from fusewright.bench.timing import host_ms, measure
 from fusewright.bench.verify import Truth
 from fusewright.errors import fail
 from fusewright.ops import OPS
 
-_FLOOR, _PART = "floor", "floor of a part"
+_PART = "the part of the work that is the floor"
 
 
 def parse_passes(text: str) -> list[str]:
@@ -167,12 +167,15 @@ def _time(
     flops = case.flops_backward if backward else case.flops
     calls: dict[str, Callable[[], Any]] = {}
     peaks: dict[str, float] = {}
+    hosts: dict[str, float] = {}
     for name, function in providers.items():
         step(f"warming up {name}")
         calls[name] = call_of(function, fresh(inputs, gradients=backward), direction)
         calls[name]()
         peaks[name] = peak_mb(calls[name], options.device)
-    calls[_FLOOR] = floor.copy_call(bytes_moved, options.device)
+        hosts[name] = host_ms(calls[name]) if options.device.type == "cuda" else 0.0
+    copies = floor.copy_calls(bytes_moved, options.device)
+    calls |= copies
     if case.floor is not None:
         calls[_PART] = call_of(case.floor, fresh(inputs, gradients=backward), direction)
         calls[_PART]()
@@ -182,7 +185,7 @@ def _time(
         arithmetic = times.pop(_PART).p50
     elif flops:
         arithmetic = 1e3 * flops / floor.gemm_rate(case.dtype, options.device)
-    floor_ms = max(times.pop(_FLOOR).p50, arithmetic)
+    floor_ms = max(min(times.pop(name).p50 for name in copies), arithmetic)
     return [
         Row(
             op=case.op,
@@ -194,6 +197,7 @@ def _time(
             p20_ms=t.p20,
             p50_ms=t.p50,
             p80_ms=t.p80,
+            host_ms=hosts[name],
             peak_mb=peaks[name],
             floor_ms=floor_ms,
             bytes=bytes_moved,

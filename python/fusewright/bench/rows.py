@@ -28,6 +28,7 @@ class Row:
         provider: 'fusewright', 'fusewright triton' and so on where another backend is forced,
             'eager', 'compile' or the name of a peer, with '(wrong)' behind it where its result is.
         p20_ms, p50_ms, p80_ms: percentiles of the time of a call.
+        host_ms: on a GPU the time until a call returns, see `timing.host_ms`; elsewhere 0.
         peak_mb: see `memory.peak_mb`.
         floor_ms: what the bytes and FLOP below cost at least on this machine, in this run.
         bytes, flops: of the case and the direction.
@@ -44,6 +45,7 @@ class Row:
     p20_ms: float
     p50_ms: float
     p80_ms: float
+    host_ms: float
     peak_mb: float
     floor_ms: float
     bytes: int
