@@ -47,7 +47,7 @@ class Case:
         peers: other implementations to time beside, by name.
         floor: a call on the same inputs that does a part of the work and that nothing can beat,
             such as the matrix product alone; by default the FLOP at the rate of a matrix product.
-        compile: options of torch.compile.
+        compile: options of torch.compile; None leaves it out.
     """
 
     op: str
@@ -62,4 +62,4 @@ class Case:
     flops_backward: int = 0
     peers: Mapping[str, Peer] = field(default_factory=dict)
     floor: Callable[..., Any] | None = None
-    compile: Mapping[str, Any] = field(default_factory=dict)
+    compile: Mapping[str, Any] | None = field(default_factory=dict)

@@ -129,7 +129,7 @@ def _rivals(case: Case, options: Options, default: str) -> dict[str, Peer]:
         here = options.device.type in backends.installed()[name].devices
         if here and name not in default.split("+"):
             found[f"{FUSEWRIGHT} {name}"] = Peer(_forced(name, case.ours))
-    if options.compile:
+    if options.compile and case.compile is not None:
         found[COMPILE] = Peer(torch.compile(case.eager, dynamic=False, **case.compile))
     return found | dict(case.peers)
 
