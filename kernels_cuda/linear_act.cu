@@ -50,13 +50,16 @@ struct Shape {
 };
 
 // Whether cuBLAS has the activation in the epilogue of its own product, relu or the tanh form of
-// gelu behind a bias, and is faster: with few tiles for every multiprocessor its choice of tiles
-// matters more than how they are finished.
+// gelu behind a bias, and is faster: with few tiles for every multiprocessor because it has sizes
+// of tiles to choose from, with many where its tiles, twice as large, leave no more of the last
+// round empty than ours.
 bool cublas_fuses(const Launch& launch, const Product& p) {
-    return product_sm90_serves(launch, p) && !product_few_rows_serves(p) &&
-           product_tiles(p) < 4 * launch.processors() && p.bias != nullptr &&
-           aoti_torch_cuda__addmm_activation != nullptr &&
-           (p.activation == Activation::relu || p.activation == Activation::gelu_tanh);
+    if (p.activation != Activation::relu && p.activation != Activation::gelu_tanh) return false;
+    if (p.bias == nullptr || aoti_torch_cuda__addmm_activation == nullptr) return false;
+    if (!product_sm90_serves(launch, p) || product_few_rows_serves(p)) return false;
+    const int64_t tiles = product_tiles(p), room = launch.processors();
+    const auto rounds = [room](int64_t n) { return static_cast<double>(ceil_div(n, room)); };
+    return tiles < 4 * room || 2 * rounds(ceil_div<int64_t>(tiles, 2)) <= 1.03 * rounds(tiles);
 }
 
 Tensor linear_in_cublas(const Tensor& x, const Tensor& weight, const Tensor& bias,
