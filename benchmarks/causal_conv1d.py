@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusewright
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 
 WIDTH = 4
 SHAPES = {
@@ -37,8 +37,16 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(y[..., : x.shape[2]])
 
 
+def dao(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from causal_conv1d import causal_conv1d_fn
+
+    y: Tensor = causal_conv1d_fn(x, weight, bias, activation="silu")
+    return y
+
+
 def cases(device: torch.device) -> Iterator[Case]:
     """The shapes of state-space models, in both layouts."""
+    peers = {"causal-conv1d": Peer(dao)} if device.type == "cuda" else {}
     for dtype in (torch.float32, torch.bfloat16):
         for shape in SHAPES.get(device.type, SHAPES["cpu"]):
             for channel_last in (False, True):
@@ -52,4 +60,5 @@ def cases(device: torch.device) -> Iterator[Case]:
                     eager=eager,
                     bytes=2 * size,
                     bytes_backward=5 * size,
+                    peers=peers,
                 )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusewright
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 
 WIDTH = 4
 SHAPES = {"cpu": ((1, 2048), (64, 2048)), "cuda": ((64, 4096), (128, 4096), (256, 4096))}
@@ -40,8 +40,16 @@ def eager(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu((full * weight).sum(-1) + bias)
 
 
+def dao(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from causal_conv1d import causal_conv1d_update
+
+    y: Tensor = causal_conv1d_update(x, state.clone(), weight, bias, "silu")
+    return y
+
+
 def cases(device: torch.device) -> Iterator[Case]:
     """Batches of decoding; both sides start from a copy of the state, so that calls repeat."""
+    peers = {"causal-conv1d": Peer(dao)} if device.type == "cuda" else {}
     for dtype in (torch.float32, torch.bfloat16):
         for batch, channels in SHAPES.get(device.type, SHAPES["cpu"]):
             yield Case(
@@ -53,4 +61,5 @@ def cases(device: torch.device) -> Iterator[Case]:
                 eager=eager,
                 bytes=batch * channels * dtype.itemsize * (2 + 2 * (WIDTH - 1)),
                 bytes_backward=None,
+                peers=peers,
             )

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusewright
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 
 CPU_SHAPES = ((4096, 1024), (4096, 4096))
 GPU_SHAPES = ((4096, 1024), (4096, 8192), (16384, 4096), (65536, 1024), (65536, 8192))
+
+RELU_SHAPE = (16384, 8192)
 
 
 def make(
@@ -27,11 +29,18 @@ def make(
     return inputs
 
 
+def liger(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from liger_kernel.ops import LigerLayerNormFunction
+
+    y: Tensor = LigerLayerNormFunction.apply(x, weight, bias, 1e-5)
+    return y
+
+
 def cases(device: torch.device) -> Iterator[Case]:
-    """The shapes of transformers; on a GPU also without the activation."""
+    """The shapes of transformers; on a GPU without the activation, and one with."""
     gpu = device.type != "cpu"
     for dtype in (torch.bfloat16,) if gpu else (torch.float32, torch.bfloat16):
-        for rows, columns in (*GPU_SHAPES, (16384, 8192)) if gpu else CPU_SHAPES:
+        for rows, columns in (*GPU_SHAPES, RELU_SHAPE) if gpu else CPU_SHAPES:
             size = rows * columns * dtype.itemsize
             if gpu:
                 yield Case(
@@ -43,7 +52,10 @@ def cases(device: torch.device) -> Iterator[Case]:
                     eager=lambda x, w, b: F.layer_norm(x, w.shape, w, b),
                     bytes=2 * size,
                     bytes_backward=5 * size,
+                    peers={"liger": Peer(liger)},
                 )
+                if (rows, columns) != RELU_SHAPE:
+                    continue
             yield Case(
                 op="layer_norm",
                 shape=f"{rows}x{columns} relu",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fusewright
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 
 CPU_SHAPES = ((4096, 1024), (4096, 4096))
 GPU_SHAPES = ((4096, 1024), (4096, 8192), (16384, 4096), (65536, 1024), (65536, 8192))
@@ -40,6 +40,25 @@ def add_then_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, 
     return F.rms_norm(total, weight.shape, weight, 1e-6), total
 
 
+# Liger's default writes the gradient over the output's, which the next sample would read; the bytes
+# that move are the same.
+IN_PLACE = False
+
+
+def liger(x: Tensor, weight: Tensor) -> Tensor:
+    from liger_kernel.ops import LigerRMSNormFunction
+
+    y: Tensor = LigerRMSNormFunction.apply(x, weight, 1e-6, 0.0, "llama", IN_PLACE)
+    return y
+
+
+def liger_add(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    from liger_kernel.ops import LigerFusedAddRMSNormFunction
+
+    y, total = LigerFusedAddRMSNormFunction.apply(x, residual, weight, 1e-6, 0.0, "llama", IN_PLACE)
+    return y, total
+
+
 def cases(device: torch.device) -> Iterator[Case]:
     """The shapes of transformers; on a GPU also with the sum of a residual."""
     gpu = device.type != "cpu"
@@ -55,6 +74,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                 eager=lambda x, w: F.rms_norm(x, w.shape, w, 1e-6),
                 bytes=2 * size,
                 bytes_backward=5 * size,
+                peers={"liger": Peer(liger)} if device.type == "cuda" else {},
             )
             if gpu:
                 yield Case(
@@ -66,4 +86,5 @@ def cases(device: torch.device) -> Iterator[Case]:
                     eager=add_then_norm,
                     bytes=4 * size,
                     bytes_backward=8 * size,
+                    peers={"liger": Peer(liger_add)},
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import fusewright
 from fusewright import _wavelets
-from fusewright.bench import Case
+from fusewright.bench import Case, Peer
 from fusewright.ops.wtconv2d import WTCONV2D
 
 KERNEL = 5
@@ -70,6 +71,45 @@ def published(filters: tuple[Tensor, Tensor], levels: int, *tensors: Tensor) -> 
     return base if image is None else base + image
 
 
+def fast_wtconv_layer(levels: int, tensors: tuple[Tensor, ...]) -> SimpleNamespace:
+    """What their modules' forward reads of `self`, with these tensors for parameters."""
+    weight, bias, scale, *rest = tensors
+    return SimpleNamespace(
+        wt_levels=levels,
+        kernel_size=KERNEL,
+        base_weight=weight,
+        base_bias=bias,
+        base_scale=scale,
+        wt_weights=rest[:levels],
+        wt_scales=rest[levels:],
+        do_stride=None,
+    )
+
+
+def fast_wtconv_cuda(levels: int, x: Tensor, *tensors: Tensor) -> Tensor:
+    from fast_wtconv import wtconv_cuda
+
+    layer = fast_wtconv_layer(levels, tensors)
+    layer._haar = wtconv_cuda._get_haar_module()
+    y: Tensor = wtconv_cuda.WTConv2d.forward(layer, x)
+    return y
+
+
+def fast_wtconv_triton(levels: int, x: Tensor, *tensors: Tensor) -> Tensor:
+    from fast_wtconv import wtconv_triton
+
+    y: Tensor = wtconv_triton.WTConv2d.forward(fast_wtconv_layer(levels, tensors), x)
+    return y
+
+
+def peers(levels: int) -> dict[str, Peer]:
+    """The two versions of the authors' repository; the Triton one is wrong at odd sizes."""
+    return {
+        "fast_wtconv cuda": Peer(partial(fast_wtconv_cuda, levels)),
+        "fast_wtconv triton": Peer(partial(fast_wtconv_triton, levels), wrong=True),
+    }
+
+
 def cases(device: torch.device) -> Iterator[Case]:
     """The stages of WTConvNeXt, and one large image."""
     gpu = device.type != "cpu"
@@ -94,4 +134,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                 flops=flops,
                 bytes_backward=5 * pixels * dtype.itemsize,
                 flops_backward=3 * flops,
+                peers=peers(levels) if gpu else {},
+                # in fp32 it takes ten times as long as the fused versions, and long to compile
+                compile={} if dtype == torch.float32 or not gpu else None,
             )

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fusewright
 from fusewright import ArgumentError
-from fusewright.bench import Case, machine, report, session, suite
+from fusewright.bench import Case, Peer, machine, report, session, suite
 from fusewright.bench.contest import Options, Outcome, hold, parse_passes
 from fusewright.bench.rows import Row, moves, read_csv, write_csv
 from fusewright.bench.timing import Times, cpu_sampler, measure
@@ -50,7 +50,7 @@ def row(**changes: Any) -> Row:
 
 
 def test_every_provider_has_a_row_in_every_direction() -> None:
-    outcome = held(peers={"twice": lambda x: 2 * F.rms_norm(x, (16,), eps=1e-6) / 2})
+    outcome = held(peers={"twice": Peer(lambda x: 2 * F.rms_norm(x, (16,), eps=1e-6) / 2)})
     assert not outcome.faults
     found = {(r.provider, r.direction) for r in outcome.rows}
     providers, directions = ("fusewright", "eager", "twice"), ("forward", "forward+backward")
@@ -85,9 +85,48 @@ def test_a_wrong_result_has_no_speed(ours: Any, text: str) -> None:
 
 
 def test_a_wrong_peer_is_left_out() -> None:
-    outcome = held(peers={"wrong": lambda x: x})
+    outcome = held(peers={"wrong": Peer(lambda x: x)})
     assert "off by" in outcome.faults["wrong"]
     assert {r.provider for r in outcome.rows} == {"fusewright", "eager"}
+
+
+def test_a_peer_known_to_be_wrong_is_timed_and_marked() -> None:
+    outcome = held(peers={"off": Peer(lambda x: x, wrong=True)})
+    assert "off by" in outcome.faults["off"]
+    assert {r.provider for r in outcome.rows} == {"fusewright", "eager", "off (wrong)"}
+    group = {r.provider: r for r in outcome.rows if r.direction == "forward"}
+    group["off (wrong)"] = replace(group["off (wrong)"], p50_ms=1e-9)
+    assert report.speedup(group) == group["eager"].p50_ms / group["fusewright"].p50_ms
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel")
+
+    outcome = held(peers={"off": Peer(broken, wrong=True)})
+    assert outcome.faults["off"] == "RuntimeError: no kernel"
+    assert {r.provider for r in outcome.rows} == {"fusewright", "eager"}
+
+
+def test_a_peer_without_gradients_is_in_the_forward() -> None:
+    outcome = held(peers={"half": Peer(lambda x: F.rms_norm(x.detach(), (16,)), backward=False)})
+    assert not outcome.faults
+    assert [r.direction for r in outcome.rows if r.provider == "half"] == ["forward"]
+
+
+def test_a_peer_that_is_not_installed_is_told() -> None:
+    def absent(x: torch.Tensor) -> torch.Tensor:
+        import no_such_package  # type: ignore[import-not-found]
+
+        return no_such_package.run(x)
+
+    outcome = held(peers={"absent": Peer(absent)})
+    assert "no_such_package" in outcome.missing["absent"]
+    assert not outcome.faults
+    assert {r.provider for r in outcome.rows} == {"fusewright", "eager"}
+
+
+def test_a_part_of_the_work_is_the_floor() -> None:
+    slow = held(floor=lambda x: [x + 1 for _ in range(2000)], bytes_backward=None)
+    assert all(r.floor_ms > r.p50_ms for r in slow.rows)
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -28,17 +28,22 @@ CASES = {
         "shape=(5, 7), affine=False, dtype=f16",
     ],
     "linear_act": [
-        f"shape=(2, 33, 37), out_features=35, activation={name!r}, dtype={dtype}, keep={keep}"
-        for name, dtype, keep in (
-            ("none", "f32", True),
-            ("relu", "f16", True),
-            ("gelu", "bf16", False),
-            ("gelu_tanh", "f32", True),
-            ("silu", "bf16, weight_dtype=f32", True),
-            ("sigmoid", "f64", True),
-            ("tanh", "f32, bias=False", True),
-            ("mish", "f64", False),
-        )
+        *(
+            f"shape=(2, 33, 37), out_features=35, activation={name!r}, dtype={dtype}, keep={keep}"
+            for name, dtype, keep in (
+                ("none", "f32", True),
+                ("relu", "f16", True),
+                ("gelu", "bf16", False),
+                ("gelu_tanh", "f32", True),
+                ("silu", "bf16, weight_dtype=f32", True),
+                ("sigmoid", "f64", True),
+                ("tanh", "f32, bias=False", True),
+                ("mish", "f64", False),
+            )
+        ),
+        # whole packs of 16 bytes, which descriptors serve
+        "shape=(2, 40, 72), out_features=136, activation='silu', dtype=bf16",
+        "shape=(70, 40), out_features=72, activation='gelu', dtype=f16, bias=False, keep=False",
     ],
     "causal_conv1d": [
         "shape=(2, 3, 9), seq_idx=True, initial_states=True, return_final_states=True",

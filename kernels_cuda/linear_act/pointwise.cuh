@@ -161,8 +161,9 @@ inline std::optional<Tensor> derivative_of(const Launch& launch, Activation acti
         with_pack<T>(packs, [&](auto pack) {
             const auto kernel = derivative_kernel<T, pack.value>;
             const int64_t strips = ceil_div<int64_t>(columns, kLanes * pack.value);
+            // one round of blocks: every one more costs a partial sum
             const int64_t wanted =
-                ceil_div<int64_t>(int64_t{8} * launch.processors(), std::max<int64_t>(1, strips));
+                launch.resident(kernel, kLanes * kLines) / std::max<int64_t>(1, strips);
             const int64_t parts =
                 std::max<int64_t>(1, std::min(wanted, ceil_div<int64_t>(rows, kBatch * kLines)));
             std::optional<Tensor> partial;

@@ -27,6 +27,11 @@ inline bool packs(const Product& p) {
            aligned(p.y) && aligned(p.pre);
 }
 
+// Tiles of y as the kernels have them.
+inline int64_t product_tiles(const Product& p) {
+    return ceil_div<int64_t>(p.rows, 128) * ceil_div<int64_t>(p.columns, 128);
+}
+
 // Tensor cores of Hopper, fed by TMA.
 #ifdef FUSEWRIGHT_SM90
 bool product_sm90_serves(const Launch& launch, const Product& p);

@@ -63,8 +63,7 @@ bool product_sm90_serves(const Launch& launch, const Product& p) {
 
 // With fewer tiles than multiprocessors cuBLAS, which splits sums and has smaller tiles, is faster.
 bool product_sm90_pays(const Launch& launch, const Product& p) {
-    return ceil_div<int64_t>(p.rows, 128) * ceil_div<int64_t>(p.columns, 128) >=
-           launch.processors();
+    return product_tiles(p) >= launch.processors();
 }
 
 void product_sm90(const Launch& launch, const Product& p) {

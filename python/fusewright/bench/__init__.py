@@ -1,5 +1,5 @@
-"""Timing of operators beside eager PyTorch and torch.compile; see `Case` and `fusewright bench`."""
+"""Timing of operators beside eager PyTorch, torch.compile and peers; see `fusewright bench`."""
 
-from fusewright.bench.case import Case
+from fusewright.bench.case import Case, Peer
 
-__all__ = ["Case"]
+__all__ = ["Case", "Peer"]

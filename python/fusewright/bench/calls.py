@@ -74,7 +74,7 @@ def call_of(function: Function, inputs: Sequence[Any], direction: str) -> Callab
 
 
 def _cotangent(output: Tensor) -> Tensor:
-    """Random numbers that depend on the shape alone, exact in every dtype."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(output.shape, generator=generator).bfloat16()
-    return drawn.to(output.device, output.dtype)
+    """Random numbers that depend on shape and device alone, exact in every dtype."""
+    generator = torch.Generator(output.device).manual_seed(0)
+    drawn = torch.randn(output.shape, generator=generator, device=output.device).bfloat16()
+    return drawn.to(output.dtype)

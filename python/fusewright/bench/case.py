@@ -1,4 +1,4 @@
-"""`Case`: one row of the benchmarks, as `benchmarks/<op>.py` describes it."""
+"""`Case`: one row of the benchmarks, as `benchmarks/<op>.py` describes it; `Peer`: a rival."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another implementation.
+
+    Attributes:
+        call: its call, on the inputs of the case. It may raise `ImportError`: the report then says
+            that it is not installed.
+        backward: whether it has gradients; without, it is in the forward's rows alone.
+        wrong: time it even where its result is off, because it is known to be and its speed is of
+            interest; its rows are then marked `(wrong)` and no speed-up counts them.
+    """
+
+    call: Callable[..., Any]
+    backward: bool = True
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,9 @@ class Case:
             backward row.
         flops_backward: the same.
         peers: other implementations to time beside, by name.
+        floor: a call on the same inputs that does a part of the work and that nothing can beat,
+            such as the matrix product alone; by default the FLOP at the rate of a matrix product.
+        compile: options of torch.compile; None leaves it out.
     """
 
     op: str
@@ -40,4 +60,6 @@ class Case:
     flops: int = 0
     bytes_backward: int | None = None
     flops_backward: int = 0
-    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    floor: Callable[..., Any] | None = None
+    compile: Mapping[str, Any] | None = field(default_factory=dict)

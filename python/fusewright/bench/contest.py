@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusewright.backends import REFERENCE
+from fusewright import backends
+from fusewright.backends import REFERENCE, use_backend
 from fusewright.bench import floor
 from fusewright.bench.calls import BACKWARD, FORWARD, Function, call_of, fresh
-from fusewright.bench.case import Case
+from fusewright.bench.case import Case, Peer
 from fusewright.bench.machine import Machine
 from fusewright.bench.memory import peak_mb
-from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, Row
+from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, WRONG, Row
 from fusewright.bench.suite import short_name
-from fusewright.bench.timing import measure
+from fusewright.bench.timing import host_ms, measure
 from fusewright.bench.verify import Truth
 from fusewright.errors import fail
+from fusewright.ops import OPS
 
-_FLOOR = "floor"
+_PART = "the part of the work that is the floor"
 
 
 def parse_passes(text: str) -> list[str]:
@@ -63,13 +65,15 @@ class Outcome:
 
     Attributes:
         case: which one.
-        rows: the times, none of a provider with a fault.
-        faults: by provider, why it has no times.
+        rows: the times, none of a provider with a fault, except a peer known to be wrong.
+        faults: by provider, what is wrong with it.
+        missing: by provider, which import failed.
     """
 
     case: Case
     rows: list[Row] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def hold(case: Case, options: Options, machine: Machine, step: Callable[[str], None]) -> Outcome:
@@ -89,38 +93,64 @@ def hold(case: Case, options: Options, machine: Machine, step: Callable[[str], N
     gradients = BACKWARD in directions
     step("verifying")
     truth = Truth(case.eager, inputs, gradients=gradients)
-    providers: dict[str, Function] = {}
-    for name, function in _providers(case, options).items():
-        step(f"verifying {name}")
-        fault = None if name == EAGER else _fault(truth, function)
-        if fault is None:
-            providers[name] = function
-        else:
-            outcome.faults[name] = fault
-    if FUSEWRIGHT in outcome.faults:
+    step(f"verifying {FUSEWRIGHT}")
+    fault, _ = _fault(truth, Peer(case.ours))
+    if fault is not None:
+        outcome.faults[FUSEWRIGHT] = fault
         return outcome  # nobody's speed is of interest beside a wrong result
-    backend = _backend_of(case, inputs)
+    default = _backend_of(case, inputs)
+    providers = {FUSEWRIGHT: Peer(case.ours), EAGER: Peer(case.eager)}
+    for name, peer in _rivals(case, options, default).items():
+        step(f"verifying {name}")
+        try:
+            fault, ran = _fault(truth, peer)
+        except ImportError as error:
+            outcome.missing[name] = str(error)
+            continue
+        if fault is None:
+            providers[name] = peer
+            continue
+        outcome.faults[name] = fault
+        if peer.wrong and ran:
+            providers[f"{name} {WRONG}"] = peer
     for direction in directions:
-        rows = _time(case, providers, inputs, direction, options, machine, step)
+        rivals = {n: p.call for n, p in providers.items() if p.backward or direction == FORWARD}
+        rows = _time(case, rivals, inputs, direction, options, machine, step)
         outcome.rows += [
-            replace(r, backend=backend) if r.provider == FUSEWRIGHT else r for r in rows
+            replace(r, backend=default) if r.provider == FUSEWRIGHT else r for r in rows
         ]
     return outcome
 
 
-def _providers(case: Case, options: Options) -> dict[str, Function]:
-    found: dict[str, Function] = {FUSEWRIGHT: case.ours, EAGER: case.eager}
-    if options.compile:
-        found[COMPILE] = torch.compile(case.eager, dynamic=False)
+def _rivals(case: Case, options: Options, default: str) -> dict[str, Peer]:
+    """Ours on the backends that are not the default one, torch.compile, and the peers."""
+    found: dict[str, Peer] = {}
+    for name in OPS[case.op].kernels:
+        here = options.device.type in backends.installed()[name].devices
+        if here and name not in default.split("+"):
+            found[f"{FUSEWRIGHT} {name}"] = Peer(_forced(name, case.ours))
+    if options.compile and case.compile is not None:
+        found[COMPILE] = Peer(torch.compile(case.eager, dynamic=False, **case.compile))
     return found | dict(case.peers)
 
 
-def _fault(truth: Truth, function: Function) -> str | None:
+def _forced(backend: str, function: Function) -> Function:
+    def call(*inputs: Any) -> Any:
+        with use_backend(backend):
+            return function(*inputs)
+
+    return call
+
+
+def _fault(truth: Truth, peer: Peer) -> tuple[str | None, bool]:
+    """What is wrong with a provider, if anything, and whether it ran at all."""
     try:
-        return truth.fault_of(function)
+        return truth.fault_of(peer.call, gradients=peer.backward), True
+    except ImportError:
+        raise
     except Exception as error:  # a provider that can't run this case is part of the result
         lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}", False
 
 
 def _time(
@@ -137,15 +167,25 @@ def _time(
     flops = case.flops_backward if backward else case.flops
     calls: dict[str, Callable[[], Any]] = {}
     peaks: dict[str, float] = {}
+    hosts: dict[str, float] = {}
     for name, function in providers.items():
         step(f"warming up {name}")
         calls[name] = call_of(function, fresh(inputs, gradients=backward), direction)
         calls[name]()
         peaks[name] = peak_mb(calls[name], options.device)
-    calls[_FLOOR] = floor.copy_call(bytes_moved, options.device)
+        hosts[name] = host_ms(calls[name]) if options.device.type == "cuda" else 0.0
+    copies = floor.copy_calls(bytes_moved, options.device)
+    calls |= copies
+    if case.floor is not None:
+        calls[_PART] = call_of(case.floor, fresh(inputs, gradients=backward), direction)
+        calls[_PART]()
     times = measure(calls, options.device, options.seconds, lambda: step("timing"))
-    arithmetic = 1e3 * flops / floor.gemm_rate(case.dtype, options.device) if flops else 0.0
-    floor_ms = max(times.pop(_FLOOR).p50, arithmetic)
+    arithmetic = 0.0
+    if case.floor is not None:
+        arithmetic = times.pop(_PART).p50
+    elif flops:
+        arithmetic = 1e3 * flops / floor.gemm_rate(case.dtype, options.device)
+    floor_ms = max(min(times.pop(name).p50 for name in copies), arithmetic)
     return [
         Row(
             op=case.op,
@@ -157,6 +197,7 @@ def _time(
             p20_ms=t.p20,
             p50_ms=t.p50,
             p80_ms=t.p80,
+            host_ms=hosts[name],
             peak_mb=peaks[name],
             floor_ms=floor_ms,
             bytes=bytes_moved,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fusewright.bench.machine import Machine
-from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, Row, moves
+from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, Row, is_rival, moves
 
 
 def print_machine(console: Console, here: Machine) -> None:
@@ -23,7 +23,7 @@ def print_machine(console: Console, here: Machine) -> None:
 
 
 def print_tables(console: Console, rows: Sequence[Row]) -> None:
-    """A table an operator: medians in ms, the speed-up over the faster of eager and compile."""
+    """A table an operator: medians in ms, the speed-up over the fastest of the others."""
     for op in dict.fromkeys(row.op for row in rows):
         chosen = [row for row in rows if row.op == op]
         peers = [
@@ -47,7 +47,7 @@ def print_tables(console: Console, rows: Sequence[Row]) -> None:
         console.print(table)
     if rows:
         console.print(
-            "ms: median of interleaved samples. speed-up: over the faster of eager and compile. "
+            "ms: median of interleaved samples. speed-up: over the fastest right rival. "
             "floor: the larger of copying the bytes and of the FLOP at the rate of a matrix "
             "product. MB: peak memory beyond the inputs.",
             highlight=False,
@@ -55,8 +55,8 @@ def print_tables(console: Console, rows: Sequence[Row]) -> None:
 
 
 def speedup(group: dict[str, Row]) -> float | None:
-    """How many times faster than the faster of eager and compile; None without both sides."""
-    rivals = [group[p].p50_ms for p in (EAGER, COMPILE) if p in group]
+    """How many times faster than the fastest right rival; None without both sides."""
+    rivals = [row.p50_ms for provider, row in group.items() if is_rival(provider)]
     if not rivals or FUSEWRIGHT not in group:
         return None
     return min(rivals) / group[FUSEWRIGHT].p50_ms

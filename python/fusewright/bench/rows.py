@@ -11,6 +11,7 @@ from fusewright.bench.timing import Times
 from fusewright.errors import fail
 
 FUSEWRIGHT, EAGER, COMPILE = "fusewright", "eager", "compile"
+WRONG = "(wrong)"  # after the name of a peer that is timed although its result is off
 
 # Less than this is no change, however narrow the percentiles are.
 _LEAST_MOVE = 0.05
@@ -24,8 +25,10 @@ class Row:
         op, shape, dtype: of the case.
         backend: which backend of fusewright ran, empty for other providers.
         direction: 'forward' or 'forward+backward'; the column `pass`.
-        provider: 'fusewright', 'eager', 'compile' or the name of a peer.
+        provider: 'fusewright', 'fusewright triton' and so on where another backend is forced,
+            'eager', 'compile' or the name of a peer, with '(wrong)' behind it where its result is.
         p20_ms, p50_ms, p80_ms: percentiles of the time of a call.
+        host_ms: on a GPU the time until a call returns, see `timing.host_ms`; elsewhere 0.
         peak_mb: see `memory.peak_mb`.
         floor_ms: what the bytes and FLOP below cost at least on this machine, in this run.
         bytes, flops: of the case and the direction.
@@ -42,6 +45,7 @@ class Row:
     p20_ms: float
     p50_ms: float
     p80_ms: float
+    host_ms: float
     peak_mb: float
     floor_ms: float
     bytes: int
@@ -93,6 +97,11 @@ def read_csv(path: Path) -> list[Row]:
         Row(**{f.name: _TYPES[str(f.type)](line[_COLUMNS[f.name]]) for f in fields(Row)})
         for line in lines
     ]
+
+
+def is_rival(provider: str) -> bool:
+    """Whether a speed-up counts it: someone else's, and right."""
+    return provider.split(maxsplit=1)[0] != FUSEWRIGHT and not provider.endswith(WRONG)
 
 
 @dataclass(frozen=True)

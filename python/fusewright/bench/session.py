@@ -44,15 +44,22 @@ def run(
     here = machine.describe(options.device, folder)
     report.print_machine(console, here)
     outcomes: list[Outcome] = []
+    missing: dict[str, str] = {}
     for outcome in _outcomes(cases, options, here, console):
         outcomes.append(outcome)
+        missing |= outcome.missing
+        if outcome.rows:  # a long run that is cut short keeps what it has
+            out.mkdir(parents=True, exist_ok=True)
+            write_csv(out / f"{options.device.type}.csv", [r for o in outcomes for r in o.rows])
         for provider, fault in outcome.faults.items():
             label = f"{outcome.case.op} {outcome.case.shape} {provider}"
             console.print(f"[red]{escape(label)}: {escape(fault)}", soft_wrap=True)
     rows = [row for outcome in outcomes for row in outcome.rows]
     report.print_tables(console, rows)
+    for provider, reason in missing.items():
+        console.print(f"[yellow]{escape(provider)} is not installed: {escape(reason)}")
     if rows:
-        _write(out, options.device.type, rows, console)
+        _draw(out, options.device.type, rows, console)
     if compare is not None:
         report.print_moves(console, old, rows)
     red = [o for o in outcomes if FUSEWRIGHT in o.faults]
@@ -92,13 +99,10 @@ def _outcomes(
             progress.advance(task)
 
 
-def _write(out: Path, device: str, rows: Sequence[Row], console: Console) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    table = out / f"{device}.csv"
-    write_csv(table, rows)
+def _draw(out: Path, device: str, rows: Sequence[Row], console: Console) -> None:
     pictures = []
     for op in dict.fromkeys(row.op for row in rows):
         pictures.append(out / f"{op}-{device}.png")
         plot.draw(pictures[-1], [row for row in rows if row.op == op])
-    names = ", ".join(str(p) for p in [table, *pictures])
+    names = ", ".join(str(p) for p in [out / f"{device}.csv", *pictures])
     console.print(f"wrote {escape(names)}", soft_wrap=True)

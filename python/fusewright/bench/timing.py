@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ Sampler = Callable[[], float]  # seconds a call
 
 _SHORTEST = 1e-3  # s; quicker calls are repeated within a sample, as the clock is not that good
 _FEWEST, _MOST = 5, 200  # samples of each rival
+_HOST_SAMPLES, _HOST_BATCH = 7, 5
 _SLOW, _VERY_SLOW = 0.25, 2.0  # s a call: at least 3 samples, a single one
 
 
@@ -119,6 +121,22 @@ def cuda_sampler(call: Call) -> Sampler:
 
     sample()
     return sample
+
+
+def host_ms(call: Call) -> float:
+    """Time until a call on the GPU returns, in ms: what it costs to queue, not to compute.
+
+    The GPU is waited for between batches, outside the measured time.
+    """
+    samples = []
+    for _ in range(_HOST_SAMPLES):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(_HOST_BATCH):
+            call()
+        samples.append(1e3 * (time.perf_counter() - start) / _HOST_BATCH)
+    torch.cuda.synchronize()
+    return statistics.median(samples)
 
 
 def _capture(call: Call) -> Call:

@@ -25,18 +25,26 @@ class Truth:
         self.inputs = inputs
         self.gradients = gradients
         self.values = _results(eager, fresh(inputs, gradients=gradients, dtype=torch.float64))
-        own = self._of(eager)
+        self.forward = sum(not name.startswith("gradient") for name, _ in self.values)
+        own = self._of(eager, gradients)
         self.bounds = [
             max(LEAST.get(value.dtype, 0.0), FACTOR * _error(value, truth))
             for (_, value), (_, truth) in zip(own, self.values, strict=True)
         ]
 
-    def fault_of(self, function: Function) -> str | None:
-        """None if `function` gives the same; else the first result that is off, and how far."""
-        found = self._of(function)
-        if len(found) != len(self.values):
-            return f"gives {len(found)} results, eager gives {len(self.values)}"
-        for (name, value), (_, truth), bound in zip(found, self.values, self.bounds, strict=True):
+    def fault_of(self, function: Function, *, gradients: bool = True) -> str | None:
+        """None if `function` gives the same; else the first result that is off, and how far.
+
+        Args:
+            function: what is checked.
+            gradients: check these, too, where eager has them.
+        """
+        gradients = gradients and self.gradients
+        found = self._of(function, gradients)
+        values = self.values[: len(self.values) if gradients else self.forward]
+        if len(found) != len(values):
+            return f"gives {len(found)} results, eager gives {len(values)}"
+        for (name, value), (_, truth), bound in zip(found, values, self.bounds, strict=False):
             if value.shape != truth.shape:
                 return f"{name} has shape {tuple(value.shape)}, eager's has {tuple(truth.shape)}"
             error = _error(value, truth)
@@ -44,8 +52,8 @@ class Truth:
                 return f"{name} is off by {error:.2g} relative to its norm, allowed {bound:.2g}"
         return None
 
-    def _of(self, function: Function) -> Results:
-        return _results(function, fresh(self.inputs, gradients=self.gradients))
+    def _of(self, function: Function, gradients: bool) -> Results:
+        return _results(function, fresh(self.inputs, gradients=gradients))
 
 
 def _results(function: Function, inputs: Sequence[Any]) -> Results:

@@ -30,6 +30,11 @@ def tracing() -> Iterator[None]:
         _state.tracing = before
 
 
+def is_tracing() -> bool:
+    """Whether launches become nodes of a graph."""
+    return _state.tracing
+
+
 def kernel(function: Any) -> Any:
     """The kernel to index with a grid and call."""
     return torch.library.wrap_triton(function) if _state.tracing else function

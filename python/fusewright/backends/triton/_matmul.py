@@ -9,14 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fusewright.backends.triton import _matmul_tma as tma
 from fusewright.backends.triton._launch import autotune, kernel, power_of_2
-from fusewright.backends.triton._math import (
-    INTERPRETED,
-    fw_activate,
-    fw_narrow,
-    fw_widen,
-    is_double,
-)
+from fusewright.backends.triton._math import fw_activate, fw_dot, fw_narrow, fw_widen, is_double
 
 
 def _configs() -> list[dict[str, int]]:
@@ -64,14 +59,6 @@ def _worthwhile(configs: list[Any], arguments: dict[str, Any], **rest: Any) -> l
         )
 
     return [c for c in configs if fits(c)] or configs[-1:]
-
-
-@triton.jit
-def fw_dot(a, b, acc, PRECISION: tl.constexpr):
-    if INTERPRETED and a.dtype == tl.bfloat16:
-        a = fw_widen(a, tl.float32)
-        b = fw_widen(b, tl.float32)
-    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
 
 
 @autotune(_configs(), key=["BUCKET", "N", "K", "A_COLUMNS", "B_COLUMNS"], prune=_worthwhile)
@@ -145,6 +132,9 @@ def matmul(
     """Write `act(a b + bias)` to y, and the argument of act to pre, of y's strides."""
     (rows, inner), columns = a.shape, b.shape[1]
     if rows == 0 or columns == 0:
+        return
+    if tma.serves(a, b, y, pre):
+        tma.matmul(a, b, y, bias, pre, activation)
         return
 
     def grid(meta: dict[str, int]) -> tuple[int]:
