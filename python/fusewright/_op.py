@@ -145,18 +145,23 @@ class Op:
 
     def default(self, device: str, args: Sequence[Any]) -> str:
         """The backend that runs when nobody asked for one."""
+        return self._default(device, args)[0]
+
+    def _default(self, device: str, args: Sequence[Any]) -> tuple[str, bool]:
+        """`default`, and whether any backend could serve the call."""
+        served = False
         for name in self._order.get(device, ()):
-            if self.supports[name](*args) is None and (
-                name not in self.avoid or self.avoid[name](*args) is None
-            ):
-                return name
-        return REFERENCE
+            if self.supports[name](*args) is None:
+                if name not in self.avoid or self.avoid[name](*args) is None:
+                    return name, True
+                served = True
+        return REFERENCE, served
 
     def _choose(self, device: str, args: Sequence[Any], asked: str | None) -> str:
         forced: Any = asked if asked is not None else backends.override.name
         if forced is None:
-            chosen = self.default(device, args)
-            if chosen == REFERENCE:
+            chosen, served = self._default(device, args)
+            if not served:
                 self._tell_fallback(device, args)
             return chosen
         if isinstance(forced, Inquiry):
@@ -190,9 +195,8 @@ class Op:
         return self.avoid[name](*args) if name in self.avoid else None
 
     def _tell_fallback(self, device: str, args: Sequence[Any]) -> None:
-        """The reference runs unasked: say why, unless it was preferred because it is faster."""
-        names = self._order.get(device, ())
-        if any(self.supports[n](*args) is None for n in names) or device in self._warned:
+        """The reference runs because nothing else can: say why, once."""
+        if device in self._warned:
             return
         if device == "meta":  # no data, nothing to be slow on
             return

@@ -117,6 +117,59 @@ int64_t backward_chunk(const Problem<A>& p) {
     return std::max<int64_t>(64, (p.length + 15) / 16);
 }
 
+// The gradients of one vector of channels over the tokens [from, to), all in one pass: the last
+// kWidth tokens and their gradients stay in registers. `rows` is the tile from time from - width +
+// 1 on; `dout` and `dx` are at time 0 of the channels, of which there are n.
+template <int kWidth, bool silu, class A, class T>
+void march(const Problem<A>& p, const ChannelLast<A>& c, const A* rows, int64_t b, int64_t from,
+           int64_t to, int64_t channel, int64_t n, const T* dout, int64_t dout_step,
+           const std::vector<A>& dfinal, T* dx, int64_t dx_step, A* dstates, A* sums) {
+    constexpr int lanes = Vec<A>::size, history = kWidth - 1;
+    const Vec<A> bias = load_some(&p.bias[channel], n);
+    Vec<A> w[kWidth], x[kWidth], g[kWidth], dweight[kWidth], dbias;
+    for (int k = 0; k < kWidth; ++k) w[k] = load_some(&c.weight[k * p.channels + channel], n);
+    for (int k = 0; k < history; ++k) x[k + 1] = load_some(rows + k * kTile, n);
+    const int64_t length = p.length;
+    for (int64_t t = from; t < to + history; ++t) {
+        for (int k = 0; k < history; ++k) x[k] = x[k + 1], g[k] = g[k + 1];
+        g[history] = Vec<A>();
+        if (t < length) {
+            x[history] = load_some(rows + (t - from + history) * kTile, n);
+            const T* grad = dout + t * dout_step;
+            __builtin_prefetch(grad + 2 * lanes, 0, 2);  // for the channels after the next
+            Vec<A> v = n >= lanes ? load<A>(grad) : load_partial<A>(grad, static_cast<int>(n));
+            if constexpr (silu) {
+                Vec<A> pre = bias;
+                for (int k = 0; k < kWidth; ++k) pre = fma(w[k], x[k], pre);
+                v *= activate_grad<Activation::silu>(pre);
+            }
+            g[history] = v;
+            if (t < to) {
+                for (int k = 0; k < kWidth; ++k) dweight[k] = fma(v, x[k], dweight[k]);
+                dbias += v;
+            }
+        }
+        // The gradient of x at `at`, or of the states before the first token.
+        const int64_t at = t - history;
+        if (at < from && from > 0) continue;
+        Vec<A> v;
+        for (int lag = 0; lag < kWidth; ++lag) v = fma(w[history - lag], g[lag], v);
+        const int64_t i = at - length + history;  // its place in the final states
+        if (i >= 0 && !dfinal.empty()) {
+            for (int64_t lane = 0; lane < std::min<int64_t>(n, lanes); ++lane) {
+                v.v[lane] += dfinal[(b * p.channels + channel + lane) * history + i];
+            }
+        }
+        if (at < 0) {
+            store_some(&dstates[(b * history + at + history) * p.channels + channel], v, n);
+        } else {
+            store_some(dx + at * dx_step, v, n);
+        }
+    }
+    for (int k = 0; k < kWidth; ++k) store_some(sums + k * p.channels, dweight[k], n);
+    store_some(sums + kWidth * p.channels, dbias, n);
+}
+
 // As `backward_rows`; `sums` is (batch, chunks, width + 1, channels) and `dstates` has the
 // channels last.
 template <class A, class T>
@@ -129,10 +182,25 @@ void backward_channels(const Problem<A>& p, const ChannelLast<A>& c, const Tenso
                           int64_t tile) {
         constexpr int kWidth = decltype(width)::value;
         const int64_t g_end = std::min(to + history, p.length);
-        std::vector<A> rows((g_end - from + history) * kTile), g((to - from + history) * kTile);
+        const std::unique_ptr<A[]> rows(new A[(g_end - from + history) * kTile]);
         gather_tile<A, T>(p, c, x, b, from - history, g_end - from + history, channel, tile,
-                          rows.data());
+                          rows.get());
         const T* dout = grad.const_data_ptr<T>() + b * grad.stride(0) + channel;
+        A* total = sums + (b * chunks + from / chunk) * (p.width + 1) * p.channels + channel;
+        if constexpr (kWidth > 0) {
+            if (!p.masked()) {
+                T* to_x = dx.mutable_data_ptr<T>() + b * dx.stride(0) + channel;
+                const auto run = [&](auto silu) {
+                    for (int64_t d = 0; d < tile; d += Vec<A>::size) {
+                        march<kWidth, silu>(p, c, &rows[d], b, from, to, channel + d, tile - d,
+                                            dout + d, grad.stride(2), dfinal, to_x + d,
+                                            dx.stride(2), dstates, total + d);
+                    }
+                };
+                return p.silu ? run(std::true_type()) : run(std::false_type());
+            }
+        }
+        std::vector<A> g((to - from + history) * kTile);
         for (int64_t t = from; t < g_end; ++t) {
             if (p.masked() && p.tap(b, 0)[t] == 0) continue;
             for (int64_t d = 0; d < tile; d += Vec<A>::size) {
@@ -171,7 +239,6 @@ void backward_channels(const Problem<A>& p, const ChannelLast<A>& c, const Tenso
                 }
             }
         }
-        A* total = sums + (b * chunks + from / chunk) * (p.width + 1) * p.channels + channel;
         for (int64_t d = 0; d < tile; d += Vec<A>::size) {
             const int64_t n = tile - d;
             for (int64_t k = 0; k <= p.width; ++k) {  // k == width: the bias

@@ -74,9 +74,11 @@ Vec<acc_t<T>> load_lanes(const T* p, N n) {
     }
 }
 template <class A, class T, class N>
-void store_lanes(T* p, Vec<A> v, N n) {
+void store_lanes(T* p, Vec<A> v, N n, bool stream = false) {
     if constexpr (std::is_same_v<N, int>) {
         store_partial(p, v, n);
+    } else if (stream) {
+        store_stream(p, v);
     } else {
         store(p, v);
     }
@@ -198,6 +200,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
         using A = acc_t<T>;
         const Affine<A> affine(weight, bias, in.columns, A(offset), round_first, op);
         const int64_t n = in.columns;
+        const bool stream = worth_streaming(y);
         // `fetch(r, row)` gives the row r to normalise, as a function of (i, lanes), and keeps
         // what it gave in `row` unless it can be read again where it came from.
         const auto run = [&](auto activation, auto source) {
@@ -213,6 +216,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                     if (centred) mean.mutable_data_ptr<A>()[r] = m.mean + m.rest;
                     rstd.mutable_data_ptr<A>()[r] = m.rstd;
                     const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
+                    // The next row comes nearer while this one is computed.
+                    const T* next =
+                        in.tensor.const_data_ptr<T>() + in.offset(std::min(r + 1, end - 1));
                     const auto normal = [&](int64_t i, auto lanes) {
                         Vec<A> v = load_lanes(row + i, lanes);
                         if (centred) v = (v - shift) - rest;
@@ -221,7 +227,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                     const auto finish = [&](Vec<A> v, int64_t i, auto lanes) {
                         v = fma(v, load_lanes(&affine.weight[i], lanes),
                                 load_lanes(&affine.bias[i], lanes));
-                        store_lanes(out + i, activate<activation>(v), lanes);
+                        store_lanes(out + i, activate<activation>(v), lanes, stream);
+                        __builtin_prefetch(next + i * in.step);
                     };
                     if (round_first) {
                         for_lanes<A>(n, [&](int64_t i, auto lanes) {
@@ -233,6 +240,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                             n, [&](int64_t i, auto lanes) { finish(normal(i, lanes), i, lanes); });
                     }
                 }
+                stream_fence();
             });
         };
         with_common_activation(o.activation, [&](auto activation) {

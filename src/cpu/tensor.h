@@ -12,12 +12,15 @@ namespace fusewright::cpu::FW_ISA {
 template <class A>
 std::vector<A> as_acc(const Tensor& t, const char* op) {
     const Tensor dense = as_contiguous(t);
-    std::vector<A> values(dense.numel());
+    std::vector<A> values;
     with_dtype(dense.scalar_type(), op, [&](auto type) {
         using T = typename decltype(type)::type;
         const T* p = dense.const_data_ptr<T>();
-        for (size_t i = 0; i < values.size(); ++i) {
-            values[i] = static_cast<A>(to_acc(p[i]));
+        if constexpr (std::is_same_v<T, A>) {
+            values.assign(p, p + dense.numel());
+        } else {
+            values.resize(dense.numel());
+            for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<A>(to_acc(p[i]));
         }
     });
     return values;

@@ -174,6 +174,60 @@ inline Vec<A> load_strided(const T* p, int64_t stride) {
     return load<A>(elements);
 }
 
+// Sums stay in registers only where everything around them is inlined.
+#define FW_INLINE inline __attribute__((always_inline))
+#define FW_INLINE_LAMBDA __attribute__((always_inline))
+
+// Calls f(0), f(1), ... with constants.
+template <int count, class F, int... i>
+FW_INLINE void repeat(F&& f, std::integer_sequence<int, i...>) {
+    (f(std::integral_constant<int, i>{}), ...);
+}
+template <int count, class F>
+FW_INLINE void repeat(F&& f) {
+    repeat<count>(f, std::make_integer_sequence<int, count>{});
+}
+
+// Lanes of two vectors, numbered through both.
+template <class V, int... lane>
+inline V pick_lanes(V a, V b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, lane...);
+#else
+    using index = std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>;
+    return __builtin_shuffle(a, b, native_t<index>{lane...});
+#endif
+}
+
+template <class A>
+struct VecPair {
+    Vec<A> first, second;
+};
+
+// The even and the odd ones of 2 * size elements in a row.
+template <class A, int... i>
+inline VecPair<A> even_odd(Vec<A> a, Vec<A> b, std::integer_sequence<int, i...>) {
+    return {Vec<A>(pick_lanes(a.v, b.v, std::integer_sequence<int, 2 * i...>{})),
+            Vec<A>(pick_lanes(a.v, b.v, std::integer_sequence<int, 2 * i + 1 ...>{}))};
+}
+template <class A>
+inline VecPair<A> even_odd(Vec<A> a, Vec<A> b) {
+    return even_odd(a, b, std::make_integer_sequence<int, Vec<A>::size>{});
+}
+
+// The inverse: elements of a and b in turn.
+template <class A, int... i>
+inline VecPair<A> interleave(Vec<A> a, Vec<A> b, std::integer_sequence<int, i...>) {
+    constexpr int size = Vec<A>::size;
+    return {Vec<A>(pick_lanes(a.v, b.v, std::integer_sequence<int, i / 2 + i % 2 * size...>{})),
+            Vec<A>(pick_lanes(a.v, b.v,
+                              std::integer_sequence<int, (size + i) / 2 + i % 2 * size...>{}))};
+}
+template <class A>
+inline VecPair<A> interleave(Vec<A> a, Vec<A> b) {
+    return interleave(a, b, std::make_integer_sequence<int, Vec<A>::size>{});
+}
+
 // Past the caches, for results that are not read again soon. Call stream_fence() after the last.
 template <class A, class T>
 inline void store_stream(T* p, Vec<A> v) {

@@ -46,30 +46,6 @@ struct Strides {
     int64_t plane(int64_t b, int64_t c) const { return b * batch + c * channel; }
 };
 
-// The filters with their scales folded in, as (group, filter, tap, lane): filter 0 is the base's,
-// then the bands of every level.
-template <int dims, class A>
-std::vector<A> interleave_filters(const WTConvShape<dims>& s, const std::vector<A>& base,
-                                  const std::vector<A>& base_scale,
-                                  const std::vector<std::vector<A>>& wavelet,
-                                  const std::vector<std::vector<A>>& scale, bool flipped) {
-    constexpr int lanes = Vec<A>::size;
-    const int64_t groups = (s.channels + lanes - 1) / lanes, taps = s.taps();
-    std::vector<A> out(groups * s.filters() * taps * lanes);
-    for (int64_t channel = 0; channel < s.channels; ++channel) {
-        for (int64_t f = 0; f < s.filters(); ++f) {
-            const int64_t level = (f - 1) / s.bands, row = channel * s.bands + (f - 1) % s.bands;
-            const A* filter = f == 0 ? &base[channel * taps] : &wavelet[level][row * taps];
-            const A factor = f == 0 ? base_scale[channel] : scale[level][row];
-            A* to = &out[((channel / lanes * s.filters() + f) * taps) * lanes + channel % lanes];
-            for (int64_t k = 0; k < taps; ++k) {
-                to[k * lanes] = factor * filter[flipped ? taps - 1 - k : k];
-            }
-        }
-    }
-    return out;
-}
-
 // ---- one plane of a group of channels: pixels are vectors ----
 
 // At most a vector of elements that lie `step` apart.
@@ -258,9 +234,11 @@ void filter_row(const A* in, int64_t pitch, int64_t rows, int64_t columns, const
                                         out + c * lanes);
         }
     };
-    if constexpr (kVectorBytes == 64) run(std::integral_constant<int, 8>{});
-    run(std::integral_constant<int, 4>{});
-    run(std::integral_constant<int, 1>{});
+    constexpr int most = kVectorBytes == 64 ? 8 : 4;
+    run(std::integral_constant<int, most>{});
+    repeat<most - 1>([&](auto i) {
+        if (width - c == i + 1) run(std::integral_constant<int, i + 1>{});
+    });
 }
 
 // Adds to `sums` (taps) the products of one row of gradients with the pixels under every tap.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/wtconv.h"
+#include "cpu/wtconv_rows.h"
 
 namespace fusewright::cpu::FW_ISA {
 
@@ -60,6 +61,32 @@ struct WTConvParameters {
             one_each(scale.back(), bands * channels, "wavelet_scales[i]");
         }
     }
+
+    // The filters of at most a vector of channels with their scales, as (filter, tap, lane).
+    template <int dims>
+    void interleave(const WTConvShape<dims>& s, int64_t channel, int n, bool flipped,
+                    A* out) const {
+        constexpr int lanes = Vec<A>::size;
+        const int64_t taps = s.taps();
+        std::vector<A> filter(taps);
+        for (int64_t f = 0; f < s.filters(); ++f, out += taps * lanes) {
+            for (int lane = 0; lane < n; ++lane) {
+                scaled_filter(channel + lane, f, s.bands, taps, A(1), filter.data());
+                for (int64_t k = 0; k < taps; ++k) {
+                    out[k * lanes + lane] = filter[flipped ? taps - 1 - k : k];
+                }
+            }
+        }
+    }
+
+    // Filter 0 is the base's, then come the bands of every level.
+    void scaled_filter(int64_t channel, int64_t f, int64_t bands, int64_t taps, A by,
+                       A* out) const {
+        const int64_t level = (f - 1) / bands, row = channel * bands + (f - 1) % bands;
+        const A* filter = f == 0 ? &base[channel * taps] : &wavelet[level][row * taps];
+        const A factor = by * (f == 0 ? base_scale[channel] : scale[level][row]);
+        for (int64_t k = 0; k < taps; ++k) out[k] = factor * filter[k];
+    }
 };
 
 // The work is cut into groups of channels and parts of the batch. The parts depend on the shape
@@ -67,17 +94,17 @@ struct WTConvParameters {
 template <int dims, class A>
 struct Items {
     int64_t groups, parts;
-    explicit Items(const WTConvShape<dims>& s)
-        : groups((s.channels + Vec<A>::size - 1) / Vec<A>::size),
+    explicit Items(const WTConvShape<dims>& s, int64_t channels_each = Vec<A>::size)
+        : groups((s.channels + channels_each - 1) / channels_each),
           parts(std::min(s.batch, std::max<int64_t>(1, 64 / std::max<int64_t>(groups, 1)))) {}
     int64_t count() const { return groups * parts; }
 };
 
 // Calls start() for every thread, then its result with (item, group, first batch, end batch).
 template <int dims, class A, class F>
-void for_each_item(const WTConvShape<dims>& s, F&& start) {
-    const Items<dims, A> items(s);
-    const int64_t pixels = s.height[0] * s.width[0] * Vec<A>::size * (s.batch / items.parts);
+void for_each_item(const WTConvShape<dims>& s, F&& start, int64_t channels_each = Vec<A>::size) {
+    const Items<dims, A> items(s, channels_each);
+    const int64_t pixels = s.height[0] * s.width[0] * channels_each * (s.batch / items.parts);
     const int64_t grain = std::max<int64_t>(1, 16384 / pixels);
     torch::stable::parallel_for(0, items.count(), grain, [&](int64_t begin, int64_t end) {
         auto&& run = start();
@@ -86,6 +113,51 @@ void for_each_item(const WTConvShape<dims>& s, F&& start) {
             run(item, item / items.parts, part * s.batch / items.parts,
                 (part + 1) * s.batch / items.parts);
         }
+    });
+}
+
+// Whether the planes are wide enough to be filtered along their rows.
+template <class A>
+bool by_rows(const WTConvShape<2>& s, const Tensor& x, const Tensor& y) {
+    return x.stride(3) == 1 && y.stride(3) == 1 && s.width[0] > Vec<A>::size;
+}
+
+template <class A, class T>
+void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, const Tensor& x,
+                     const Tensor& y) {
+    const Strides<2> in(x), out(y);
+    const int64_t taps = s.taps(), before = (s.kernel - 1) / 2;
+    const bool stream = worth_streaming(y);
+    const int64_t bytes = sizeof(T);
+    with_kernel_width(s.kernel, [&](auto kernel) {
+        for_each_item<2, A>(
+            s,
+            [&] {
+                return
+                    [&, pyramid = RowPyramid<A>(s), filters = std::vector<A>(s.filters() * taps)](
+                        int64_t, int64_t channel, int64_t first, int64_t last) mutable {
+                        A power = 1;
+                        for (int64_t f = 0; f < s.filters(); ++f) {
+                            if (f % s.bands == 1) power *= A(0.25);
+                            p.scaled_filter(channel, f, s.bands, taps, power, &filters[f * taps]);
+                        }
+                        for (int64_t b = first; b < last; ++b) {
+                            pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in.row,
+                                         in.column);
+                            pyramid.transform();
+                            const bool more = b + 1 < last;
+                            const int64_t next = in.plane(more ? b + 1 : first, channel + !more);
+                            pyramid.template filter_bands<kernel>(
+                                filters.data(), before,
+                                Ahead{static_cast<const char*>(x.data_ptr()) + next * bytes,
+                                      s.width[0] * bytes, in.row * bytes});
+                            pyramid.template filter_base<kernel>(
+                                filters.data(), before, p.bias[channel] * p.base_scale[channel],
+                                y.mutable_data_ptr<T>() + out.plane(b, channel), out.row, stream);
+                        }
+                    };
+            },
+            1);
     });
 }
 
@@ -102,14 +174,18 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
         constexpr int lanes = Vec<A>::size;
         const WTConvParameters<A> p(op, s.channels, s.bands, base_weight, base_bias, base_scale,
                                     weights, scales);
-        const auto filters = interleave_filters(s, p.base, p.base_scale, p.wavelet, p.scale, false);
+        if constexpr (dims == 2) {
+            if (by_rows<A>(s, x, y)) return forward_by_rows<A, T>(s, p, x, y);
+        }
         const Strides<dims> in(x), out(y);
         with_kernel_width(s.kernel, [&](auto kernel) {
             for_each_item<dims, A>(s, [&] {
-                return [&, pyramid = Pyramid<dims, A>(s), images = Images<dims, A>(s)](
+                return [&, pyramid = Pyramid<dims, A>(s), images = Images<dims, A>(s),
+                        filters = std::vector<A>(s.filters() * s.taps() * lanes)](
                            int64_t, int64_t group, int64_t first, int64_t last) mutable {
                     const int64_t channel = group * lanes;
                     const int n = static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
+                    p.interleave(s, channel, n, false, filters.data());
                     A bias[lanes] = {};
                     for (int i = 0; i < n; ++i) {
                         bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
@@ -119,9 +195,8 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
                                          pyramid.band(0));
                         pyramid.transform();
                         T* to = y.mutable_data_ptr<T>() + out.plane(b, channel);
-                        synthesize<kernel>(s, pyramid,
-                                           &filters[group * s.filters() * s.taps() * lanes],
-                                           (s.kernel - 1) / 2, bias, images,
+                        synthesize<kernel>(s, pyramid, filters.data(), (s.kernel - 1) / 2, bias,
+                                           images,
                                            [&](int64_t first_row, int64_t rows, const A* pixels) {
                                                store_rows(s, first_row, rows, pixels, n, to, out);
                                            });
@@ -238,18 +313,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
         const int64_t taps = s.taps(), sums_size = (s.filters() * taps + 1) * lanes;
         const int64_t items = x.numel() == 0 ? 0 : Items<dims, A>(s).count();
         std::vector<A> sums(needs_parameters ? items * sums_size : 0);
-        const auto flipped = interleave_filters(s, p.base, p.base_scale, p.wavelet, p.scale, true);
         if (x.numel() > 0) {
             const Strides<dims> in(x), from(grad), out(needs_x ? dx : x);
             with_kernel_width(s.kernel, [&](auto kernel) {
                 for_each_item<dims, A>(s, [&] {
                     return [&, of_grad = Pyramid<dims, A>(s), of_x = Pyramid<dims, A>(s),
-                            images = Images<dims, A>(s)](int64_t item, int64_t group, int64_t first,
-                                                         int64_t last) mutable {
+                            images = Images<dims, A>(s),
+                            flipped = std::vector<A>(s.filters() * taps * lanes)](
+                               int64_t item, int64_t group, int64_t first, int64_t last) mutable {
                         const int64_t channel = group * lanes;
                         const int n =
                             static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
                         const A no_bias[lanes] = {};
+                        p.interleave(s, channel, n, true, flipped.data());
                         for (int64_t b = first; b < last; ++b) {
                             load_plane<dims>(s, grad.const_data_ptr<T>() + from.plane(b, channel),
                                              from, n, of_grad.band(0));
@@ -265,8 +341,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
                             // convolution with the filters flipped.
                             T* to = dx.mutable_data_ptr<T>() + out.plane(b, channel);
                             synthesize<kernel>(
-                                s, of_grad, &flipped[group * s.filters() * taps * lanes],
-                                s.kernel - 1 - (s.kernel - 1) / 2, no_bias, images,
+                                s, of_grad, flipped.data(), s.kernel - 1 - (s.kernel - 1) / 2,
+                                no_bias, images,
                                 [&](int64_t first_row, int64_t rows, const A* pixels) {
                                     store_rows(s, first_row, rows, pixels, n, to, out);
                                 });

@@ -22,6 +22,7 @@ class TestWTConv2d(WTConvCases):
         (2, 5, 1, 1),
         (1, 1, 1, 9),
         (1, 33, 28, 3),
+        (2, 3, 19, 37),  # wider than a vector, which is another path
     ]
 
 

@@ -17,7 +17,11 @@ ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "
 def _reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
 ) -> Tensor:
-    pre = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if weight.dtype != x.dtype:  # a conversion to the same type takes its time, too
+        weight = weight.to(x.dtype)
+    if bias is not None and bias.dtype != x.dtype:
+        bias = bias.to(x.dtype)
+    pre = F.linear(x, weight, bias)
     if activation == "none":
         return pre
     if activation == "gelu_tanh":
