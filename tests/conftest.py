@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -31,6 +31,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo is not None:
         seeds = [str(v) for k, v in item.user_properties if k == "seed"]
         item.add_report_section(call.when, "seed", f"torch.manual_seed({', '.join(seeds)})")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A test that asks the Metal device for float64, which it has not, is skipped."""
+    try:
+        return (yield)
+    except TypeError as error:
+        if pyfuncitem.funcargs.get("device") == "mps" and "doesn't support float64" in str(error):
+            pytest.skip("Metal has no float64")
+        raise
 
 
 def _compiled_backends() -> list[str]:
