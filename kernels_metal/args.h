@@ -49,7 +49,7 @@ typedef struct {
     int64_t x_n, x_c, x_h, x_w;          // strides of x
     int64_t y_n, y_c, y_h, y_w;          // strides of y, or of its gradient
     int64_t groups, chunks;              // groups of images; parts of the filters' sums
-    int32_t kernel, levels;              // taps along one dimension; levels of this step
+    int32_t kernel_size, levels;         // taps along one dimension; levels of this step
     int32_t base, deeper;                // flags: the base filter; the tensor `deeper`
     int32_t flipped, staged;             // flags: turned filters; x in threadgroup memory
     int32_t group;                       // images in a threadgroup at once

@@ -43,8 +43,8 @@ inline Block ihaar(Block v) {
     return r;
 }
 
-// f of every block of every plane: `haar_blocks` loops as plan.h's `over` lays out.
-#define FW_FOR_BLOCKS(dims, args, at, grid)                          \
+// For the blocks (i, j) of every plane that a thread has, as plan.h's haar_dispatch lays them out.
+#define FW_FOR_BLOCKS(args, at, grid)                                \
     for (int64_t plane = at.z; plane < args.planes; plane += grid.z) \
         for (int64_t i = at.y; 2 * i < args.height; i += grid.y)     \
             for (int64_t j = at.x; 2 * j < args.width; j += grid.x)
@@ -68,7 +68,7 @@ template <typename T, int dims>
 inline void haar_forward(const device T* x, device T* y, constant FwHaarArgs& args, uint3 at,
                          uint3 grid) {
     const int64_t w = (args.width + 1) / 2, size = (args.height + 1) / 2 * w;
-    FW_FOR_BLOCKS(dims, args, at, grid) {
+    FW_FOR_BLOCKS(args, at, grid) {
         const Block bands = haar<dims>(load_block<T, dims>(x, args, plane, i, j));
         device T* to = y + (plane << dims) * size + i * w + j;
         to[0] = from_acc<T>(bands.a);
@@ -83,7 +83,7 @@ inline void haar_forward(const device T* x, device T* y, constant FwHaarArgs& ar
 template <typename T, int dims>
 inline void haar_inverse(const device T* x, device T* y, constant FwHaarArgs& args, uint3 at,
                          uint3 grid) {
-    FW_FOR_BLOCKS(dims, args, at, grid) {
+    FW_FOR_BLOCKS(args, at, grid) {
         const uint n = uint(plane) / uint(args.channels), c = uint(plane) % uint(args.channels);
         const int64_t band = args.stride_c;
         const device T* from = x + n * args.stride_n + (int64_t(c) << dims) * band +

@@ -94,7 +94,7 @@ inline FwDispatch varlen_backward_dispatch(const FwVarlenArgs& a) {
 // A threadgroup has a row; norm.h keeps up to eight elements of it in a thread's registers.
 inline FwDispatch norm_dispatch(const FwNormArgs& a) {
     const int64_t threads = std::clamp<int64_t>(round_up(ceil_div(a.columns, 8), 32), 32, 1024);
-    return {{std::min(a.rows, kMostGroups), 1, 1}, {threads, 1, 1}, 0};
+    return {{std::min(a.rows, kMostGroups), 1, 1}, {threads, 1, 1}, 32 * 4};
 }
 
 // For FwNormArgs::parts; the partial sums are (parts, 2, columns) floats, weight's then bias's.
@@ -140,7 +140,7 @@ inline int64_t wt_filters(const FwWtArgs& a, int dims) {
 // behind them the filters unless they are what is computed. Whether all of it fits.
 inline bool wt_lay_out(FwWtArgs& a, int dims, int64_t h, int64_t w, bool correlate) {
     constexpr int64_t most = kThreadgroupBytes / 4;
-    const int64_t filters = correlate ? 0 : wt_filters(a, dims) * wt_taps(dims, a.kernel) + 1;
+    const int64_t filters = correlate ? 0 : wt_filters(a, dims) * wt_taps(dims, a.kernel_size) + 1;
     if (h > most || w > most || h * w > most) return false;
     int64_t at = 0;
     for (int l = 0; l < std::max(a.levels, 1); ++l) {
@@ -167,7 +167,7 @@ inline WtStep wt_step(const WtShape& s, int levels, bool base, bool flipped, boo
     WtStep step{};
     FwWtArgs& a = step.args;
     a.n = s.n, a.channels = s.channels, a.height = s.height, a.width = s.width;
-    a.kernel = static_cast<int32_t>(s.kernel), a.levels = levels;
+    a.kernel_size = static_cast<int32_t>(s.kernel), a.levels = levels;
     a.base = base, a.flipped = flipped, a.staged = 1, a.group = 1;
     const bool flat = s.dims == 1;
     const auto blocks = [&] { return ceil_div(a.tile_h, 2) * ceil_div(a.tile_w, 2); };
@@ -215,7 +215,7 @@ inline WtStep wt_step(const WtShape& s, int levels, bool base, bool flipped, boo
         d.threads[0] = std::clamp<int64_t>(round_up(a.group * blocks(), 32), 32, kThreads);
         floats += a.staged ? filters * taps + 1 : 0;
     }
-    d.threadgroup_bytes = round_up(floats * 4, 16);
+    d.threadgroup_bytes = std::max<int64_t>(round_up(floats * 4, 16), 16);  // the kernel takes some
     return step;
 }
 

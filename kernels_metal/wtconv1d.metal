@@ -13,3 +13,43 @@
 //   for the base and for every level
 // wtconv1d_backward_sum_float: 0 partial, 1 weight, 2 scale, 3 bias, 4 grad_weight, 5 grad_scale,
 //   6 grad_bias, 7 FwWtSumArgs; wt_backward_sum_dispatch. A gradient has its parameter's dtype.
+#include "wtconv_backward.h"
+#include "wtconv_forward.h"
+
+template <typename T>
+[[kernel]] void wtconv1d_low(const device T* x [[buffer(0)]], device float* low [[buffer(1)]],
+                             constant FwHaarArgs& args [[buffer(2)]],
+                             uint3 at [[thread_position_in_grid]],
+                             uint3 grid [[threads_per_grid]]) {
+    wt_low<T, 1>(x, low, args, at, grid);
+}
+FW_KERNELS("wtconv1d_low", wtconv1d_low)
+
+FW_WT_FORWARD(1)
+
+template <typename T>
+[[kernel]] void wtconv1d_backward_filters(
+    const device T* grad_y [[buffer(0)]], const device T* x [[buffer(1)]],
+    device float* partial [[buffer(2)]], constant FwWtArgs& args [[buffer(3)]],
+    threadgroup float* shared [[threadgroup(0)]], uint group [[threadgroup_position_in_grid]],
+    uint index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
+    wt_backward_filters<T, 1>(grad_y, x, partial, args, shared, group, index, threads, lane,
+                              simdgroup, simdgroups);
+}
+FW_KERNELS("wtconv1d_backward_filters", wtconv1d_backward_filters)
+
+template <typename T>
+[[kernel]] void wtconv1d_backward_sum(
+    const device T* partial [[buffer(0)]], const device uchar* weight [[buffer(1)]],
+    const device uchar* scale [[buffer(2)]], const device uchar* bias [[buffer(3)]],
+    device uchar* grad_weight [[buffer(4)]], device uchar* grad_scale [[buffer(5)]],
+    device uchar* grad_bias [[buffer(6)]], constant FwWtSumArgs& args [[buffer(7)]],
+    uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
+    wt_backward_sum(partial, weight, scale, bias, grad_weight, grad_scale, grad_bias, args,
+                    int64_t(group) * simdgroups + simdgroup, lane);
+}
+FW_KERNEL("wtconv1d_backward_sum_float", wtconv1d_backward_sum, float)
