@@ -101,19 +101,15 @@ void encode(const std::function<void(const Encoder&)>& body) {
     std::exception_ptr* caught = &error;
     dispatch_sync(torch::mps::get_dispatch_queue(), ^{
       @autoreleasepool {
+          id<MTLComputeCommandEncoder> encoder = nil;
           try {
               // Asked for here, not before: torch ends its own encoder when it hands out the buffer.
-              id<MTLComputeCommandEncoder> encoder =
-                  [torch::mps::get_command_buffer() computeCommandEncoder];
-              try {
-                  (*call)(Encoder(encoder));
-              } catch (...) {
-                  *caught = std::current_exception();
-              }
-              [encoder endEncoding];
+              encoder = [torch::mps::get_command_buffer() computeCommandEncoder];
+              (*call)(Encoder(encoder));
           } catch (...) {
               *caught = std::current_exception();
           }
+          [encoder endEncoding];
       }
     });
     if (error) std::rethrow_exception(error);

@@ -152,6 +152,7 @@ class HostBuilder:
             return list(pool.map(compile_one, sources))
 
     def _link(self, name: str, objects: Sequence[Path], flags: Sequence[str]) -> Path:
+        objects = [*objects, *self._objects([HERE / "gnustep" / "personality.cpp"], ["-O1"], [])]
         target = self.cache / f"lib{name}-{_key([o.name for o in objects], flags)}.so"
         if not target.exists():
             runtime = [f"-L{LIBOBJC[-1]}", "-lgnustep-base", "-lobjc"]

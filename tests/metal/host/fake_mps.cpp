@@ -107,6 +107,36 @@ Tensor copy_from_and_resize(const Tensor& self, const Tensor& to) {
     return copy_from(self, to, false);
 }
 
+Tensor& set_storage_(Tensor& self, at::Storage source) {
+    const auto size = static_cast<int64_t>(source.nbytes() / self.element_size());
+    return at::native::set_storage_cpu_(self, std::move(source), 0, {size}, {1});
+}
+
+// The convolutions ask for no fallback.
+Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                   at::SymIntArrayRef stride, at::SymIntArrayRef padding,
+                   at::SymIntArrayRef dilation, bool transposed, at::SymIntArrayRef output_padding,
+                   c10::SymInt groups) {
+    mock_flush();
+    const auto b = bias && bias->defined() ? std::optional(on_cpu(*bias)) : std::nullopt;
+    return at::convolution_symint(on_cpu(input), on_cpu(weight), b, stride, padding, dilation,
+                                  transposed, output_padding, groups)
+        .to(kMps);
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& weight, at::SymIntArrayRef stride,
+    at::SymIntArrayRef padding, at::SymIntArrayRef dilation, bool transposed,
+    at::SymIntArrayRef output_padding, c10::SymInt groups, std::array<bool, 3> mask) {
+    mock_flush();
+    const std::vector<c10::SymInt> bias{weight.sym_size(0)};
+    const auto [dx, dw, db] = at::convolution_backward_symint(
+        on_cpu(grad), on_cpu(input), on_cpu(weight), at::SymIntArrayRef(bias), stride, padding,
+        dilation, transposed, output_padding, groups, mask);
+    const auto back = [](const Tensor& t) { return t.defined() ? t.to(kMps) : t; };
+    return {back(dx), back(dw), back(db)};
+}
+
 at::Scalar local_scalar(const Tensor& self) {
     mock_flush();
     return at::_local_scalar_dense(on_cpu(self));
@@ -159,6 +189,9 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
     m.impl("as_strided", &at::native::as_strided_tensorimpl);
     m.impl("view", &at::native::view);
     m.impl("_reshape_alias", &at::native::_reshape_alias);
+    m.impl("convolution_overrideable", &convolution);
+    m.impl("convolution_backward_overrideable", &convolution_backward);
+    m.impl("set_.source_Storage", &set_storage_);
     m.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
 }
 
