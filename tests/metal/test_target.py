@@ -1,6 +1,7 @@
-"""The sources compile for arm64-apple-macos, with zig's clang and without an Apple SDK: the host code
-with ARC, against headers of our own (sdk_stubs/), and the CPU kernels with NEON. What they want of
-torch is its stable ABI and, of torch::mps, the command buffer and its queue.
+"""The sources compile for arm64-apple-macos, with zig's clang and without an Apple SDK.
+
+The host code does with ARC, against headers of our own (sdk_stubs/); the CPU kernels with NEON. What
+they want of torch is its stable ABI and, of torch::mps, the command buffer and its queue.
 """
 
 from __future__ import annotations
@@ -68,7 +69,6 @@ def compile_for_macos(source: Path, out: Path, *flags: str | Path) -> set[Symbol
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.14.0"]
     torch = [flag for path in include_paths() for flag in ("-isystem", path)]
     common = ["-std=c++17", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror", ABI, *torch]
-    # as Apple's linker, zig's needs no SDK for an object
     command = [*zig, *common, "-fvisibility=hidden", *flags, "-c", source, "-o", out]
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -29,10 +29,14 @@ def _load() -> str:
     return _LIBRARY.load()
 
 
+def _describe() -> dict[str, str]:
+    return _LIBRARY.build_info()
+
+
 BACKEND = Backend(
     name="metal",
     devices=("mps",),
     dispatch_key="MPS",
     load=_load,
-    describe=lambda: _LIBRARY.build_info(),
+    describe=_describe,
 )

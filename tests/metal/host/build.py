@@ -63,11 +63,11 @@ def missing() -> str | None:
 
 
 class HostBuilder:
-    """Compiles into a folder."""
+    """Compiles into the folder of the emulator's builder, which compiles the kernels."""
 
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
-        self.emulator = Builder(cache)
+    def __init__(self, emulator: Builder) -> None:
+        self.emulator = emulator
+        self.cache = emulator.cache
 
     def host(self, room: Path = KERNELS, operators: Sequence[str] = OPERATORS) -> Host:
         """Everything, with the host code of `room` for some operators."""
@@ -86,15 +86,15 @@ class HostBuilder:
         metallib.write_text("MTLB: mock\n")
         headers = sorted([*room.glob("*.h"), *room.glob("host/*.h"), *(ROOT / "src").glob("*.h")])
         flags = [
-            "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-Wno-unused-command-line-argument",
-            *_OBJECTIVE_C, *_TORCH_HEADERS,
+            "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden",
+            "-Wno-unused-command-line-argument", *_OBJECTIVE_C, *_TORCH_HEADERS,
             "-DTORCH_TARGET_VERSION=0x020a000000000000", f'-DFUSEWRIGHT_METALLIB="{metallib}"',
             '-DFUSEWRIGHT_VERSION="0"', '-DFUSEWRIGHT_METAL_STANDARD="metal3.0"',
             "-I", str(room), "-I", str(ROOT / "src"), "-I", str(generated),
         ]  # fmt: skip
         sources = [room / f"{name}.mm" for name in operators]
         sources += [*room.glob("host/*.mm"), *room.glob("host/*.cpp"), generated / "register.cpp"]
-        objects = self._objects(sources, flags, headers)
+        objects = self._objects(sources, flags, headers, room)
         return self._link("fusewright_metal", objects, _link_torch())
 
     def device(self) -> Path:
@@ -136,9 +136,18 @@ class HostBuilder:
         return header
 
     def _objects(
-        self, sources: Iterable[Path], flags: Sequence[str], headers: Iterable[Path]
+        self,
+        sources: Iterable[Path],
+        flags: Sequence[str],
+        headers: Iterable[Path],
+        room: Path = KERNELS,
     ) -> list[Path]:
-        shared = _key(flags, *(h.read_text() for h in headers))
+        """The objects of sources, made anew where they, their headers or the flags are others.
+
+        Rooms of one content have the same objects.
+        """
+        plain = [flag.replace(str(room), "") for flag in flags]
+        shared = _key(plain, *(h.read_text() for h in headers))
         launcher = ["ccache"] if shutil.which("ccache") else []
 
         def compile_one(source: Path) -> Path:
@@ -169,8 +178,6 @@ def _key(*parts: object) -> str:
 
 
 def _run(command: Sequence[str | Path]) -> str:
-    result = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout

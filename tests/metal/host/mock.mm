@@ -337,9 +337,9 @@ extern "C" __attribute__((visibility("default"))) void dispatch_sync(dispatch_qu
     on_queue = true;
     try {
         block();
-    } catch (...) {
+    } catch (const std::exception& error) {
         on_queue = false;
-        fail("an exception leaves the block of dispatch_sync");
+        fail(std::string("an exception leaves the block of dispatch_sync: ") + error.what());
     }
     on_queue = false;
 }

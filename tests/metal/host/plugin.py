@@ -30,11 +30,16 @@ class _Library:
         return dict(line.split("=", 1) for line in info().decode().splitlines())
 
 
+def use(library: str) -> None:
+    """Take the operators from another build, before any is imported."""
+    metal._LIBRARY = _Library(Path(library))  # type: ignore[assignment]
+
+
 def _install(device: str, library: str, *kernels: str) -> ctypes.CDLL:
     mock = ctypes.CDLL(device, mode=ctypes.RTLD_GLOBAL)
     for path in kernels:
         mock.mock_load_kernels(path.encode())
-    metal._LIBRARY = _Library(Path(library))  # type: ignore[assignment]
+    use(library)
     mock.mock_dispatches.restype = ctypes.c_size_t
     return mock
 
