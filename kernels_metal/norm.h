@@ -149,10 +149,10 @@ struct NormElement {
 
 template <typename T, bool centred>
 inline NormElement norm_element(const thread NormBackward<T>& io, constant FwNormArgs& args,
-                                int64_t row, int64_t i) {
+                                int64_t row, int64_t i, float lost) {
     NormElement e;
     const float v = to_acc(io.x[row * args.x_row + i * args.x_step]);
-    e.x = (centred ? v - io.mean[row] : v) * io.rstd[row];
+    e.x = (centred ? (v - io.mean[row]) - lost : v) * io.rstd[row];
     // y's dtype, to which Llama's order rounds, is that of its gradient
     e.rounded = args.round_first ? through(args.grad_y_dtype, e.x) : e.x;
     e.grad = 0;
@@ -170,13 +170,20 @@ template <typename T, bool centred>
 inline void norm_backward_row(NormBackward<T> io, constant FwNormArgs& args, int64_t row,
                               threadgroup float* scratch, Place at) {
     const int64_t n = args.columns, step = at.threads, rest = at.thread_index + kKept * step;
+    float lost = 0;  // what the rounded mean lost
+    if (centred) {
+        for (int64_t i = at.thread_index; i < n; i += step) {
+            lost += to_acc(io.x[row * args.x_row + i * args.x_step]) - io.mean[row];
+        }
+        lost = group_sum(lost, scratch, at) / float(n);
+    }
     float xs[kKept], grads[kKept];
     float shift = 0, slope = 0;
     for (int k = 0; k < kKept; ++k) {
         const int64_t i = at.thread_index + k * step;
         xs[k] = 0, grads[k] = 0;
         if (i < n) {
-            const NormElement e = norm_element<T, centred>(io, args, row, i);
+            const NormElement e = norm_element<T, centred>(io, args, row, i, lost);
             xs[k] = e.x;
             grads[k] = e.grad * norm_weight(io.weight, args, i);
         }
@@ -184,7 +191,7 @@ inline void norm_backward_row(NormBackward<T> io, constant FwNormArgs& args, int
         slope += grads[k] * xs[k];
     }
     for (int64_t i = rest; i < n; i += step) {
-        const NormElement e = norm_element<T, centred>(io, args, row, i);
+        const NormElement e = norm_element<T, centred>(io, args, row, i, lost);
         const float grad = e.grad * norm_weight(io.weight, args, i);
         shift += grad;
         slope += grad * e.x;
@@ -196,7 +203,7 @@ inline void norm_backward_row(NormBackward<T> io, constant FwNormArgs& args, int
         if (k < kKept) {
             x = xs[k], grad = grads[k];
         } else {
-            const NormElement e = norm_element<T, centred>(io, args, row, i);
+            const NormElement e = norm_element<T, centred>(io, args, row, i, lost);
             x = e.x, grad = e.grad * norm_weight(io.weight, args, i);
         }
         float v = ((grad - shift) - x * slope) * io.rstd[row];
@@ -225,7 +232,7 @@ inline void norm_backward_parameters(NormBackward<T> io, device float* partial,
     float weight = 0, bias = 0;
     const int64_t end = (part + 1) * args.rows / args.parts;
     for (int64_t row = part * args.rows / args.parts; row < end; ++row) {
-        const NormElement e = norm_element<T, centred>(io, args, row, i);
+        const NormElement e = norm_element<T, centred>(io, args, row, i, 0);
         weight += e.grad * e.rounded;
         bias += e.grad;
     }

@@ -40,6 +40,7 @@ class Device:
         self.schedule = "in_order"
         self.recording: list[Call] | None = None
         self.launches: list[str] = []
+        self.backend: Any = None  # of backend.py: its dispatcher namespace ends with it
         self._seed = 0
         for name, size in self.module.sizes.items():
             assert ctypes.sizeof(STRUCTS[name]) == size, name

@@ -31,8 +31,8 @@ namespace emulator {
 
 void prepare(Fiber& fiber, void (*entry)()) {
 #if defined(__x86_64__)
-    void** top = reinterpret_cast<void**>(
-        (reinterpret_cast<uintptr_t>(fiber.stack) + fiber.size) & ~uintptr_t{15});
+    void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(fiber.stack) + fiber.size) &
+                                          ~uintptr_t{15});
     *--top = nullptr;  // where a return address would be: the stack is aligned as after a call
     *--top = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; ++i) *--top = nullptr;

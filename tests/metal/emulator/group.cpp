@@ -43,7 +43,7 @@ Group::Group(const Kernel& kernel, const Launch& launch, const uintptr_t* buffer
       schedule_(schedule),
       random_(seed),
       lanes_(launch.threads[0] * launch.threads[1] * launch.threads[2]),
-      order_(lanes_.size()),
+      order_((lanes_.size() + kSimdWidth - 1) / kSimdWidth),
       stack_bytes_(lanes_.size() * kStackBytes),
       memory_(launch.threadgroup_bytes) {
     void* stacks = mmap(nullptr, stack_bytes_, PROT_READ | PROT_WRITE,
@@ -69,7 +69,7 @@ Group::Group(const Kernel& kernel, const Launch& launch, const uintptr_t* buffer
         t.thread_index_in_threadgroup = i;
         t.thread_index_in_simdgroup = i % kSimdWidth;
         t.simdgroup_index_in_threadgroup = i / kSimdWidth;
-        t.simdgroups_per_threadgroup = (lanes_.size() + kSimdWidth - 1) / kSimdWidth;
+        t.simdgroups_per_threadgroup = order_.size();
     }
     std::iota(order_.begin(), order_.end(), 0u);
     if (schedule == Schedule::reversed) std::reverse(order_.begin(), order_.end());
@@ -90,22 +90,29 @@ void Group::run(const Vector& position) {
         t.thread_position_in_grid = {position.x * threads.x + in.x, position.y * threads.y + in.y,
                                      position.z * threads.z + in.z};
         lane.state = State::ready;
+        lane.waits[0] = lane.waits[1] = 0;
         prepare(lane.fiber, begin);
     }
     current = this;
+    // Each simdgroup goes as far as it can before the next one runs, as on a device it may; in
+    // random order they also take turns.
     for (;;) {
         if (schedule_ == Schedule::random) std::shuffle(order_.begin(), order_.end(), random_);
-        for (const uint32_t i : order_) {
-            if (lanes_[i].state != State::ready) continue;
-            running_ = i;
-            switch_to(scheduler_, lanes_[i].fiber);
+        bool progress = false;
+        for (const uint32_t simdgroup : order_) {
+            bool again = true;
+            while (again && run_ready(simdgroup)) {
+                progress = true;
+                again = finish_simd_sum(simdgroup) && schedule_ != Schedule::random;
+            }
         }
+        if (progress) continue;
         const auto done = [](const Lane& lane) { return lane.state == State::done; };
         if (std::all_of(lanes_.begin(), lanes_.end(), done)) break;
-        if (!finish_simd_sums() && !release_barrier()) fail_stuck();
+        if (!release_barrier()) fail_stuck();
     }
 #ifdef FW_TSAN
-    __tsan_acquire(&sync_);
+    __tsan_acquire(&ended_);
     for (Lane& lane : lanes_) __tsan_destroy_fiber(lane.fiber.tsan);
 #endif
     if (!memory_.intact()) {
@@ -121,7 +128,7 @@ void Group::begin() {
     group.kernel_.run(lane.thread);
     lane.state = State::done;
 #ifdef FW_TSAN
-    __tsan_release(&group.sync_);
+    __tsan_release(&group.ended_);
 #endif
     switch_to(lane.fiber, group.scheduler_, true);
 }
@@ -130,8 +137,10 @@ void Group::yield(State state, const char* file, int line) {
     Lane& lane = lanes_[running_];
     lane.state = state, lane.file = file, lane.line = line;
 #ifdef FW_TSAN
-    void* sync = &sync_;
-    if (state == State::at_simd) sync = &lanes_[running_ / kSimdWidth * kSimdWidth].value;
+    // Two in turn: who has passed one barrier may arrive at the next before others leave the first.
+    const uint32_t turn = lane.waits[state == State::at_simd]++ % 2;
+    void* sync = &lanes_[0].sync[turn];
+    if (state == State::at_simd) sync = &lanes_[running_ / kSimdWidth * kSimdWidth].simd_sync[turn];
     __tsan_release(sync);
 #endif
     switch_to(lane.fiber, scheduler_);
@@ -149,28 +158,39 @@ float Group::wait_for_simd_sum(float value, const char* file, int line) {
     return lane.value;
 }
 
-// The sums of all simdgroups whose threads have arrived at the same place. False if there is none.
-bool Group::finish_simd_sums() {
+// Runs what is ready of a simdgroup. False if nothing is.
+bool Group::run_ready(uint32_t simdgroup) {
+    const uint32_t begin = simdgroup * kSimdWidth;
+    const uint32_t end = std::min<uint32_t>(begin + kSimdWidth, lanes_.size());
     bool any = false;
-    for (size_t begin = 0; begin < lanes_.size(); begin += kSimdWidth) {
-        const size_t end = std::min(begin + kSimdWidth, lanes_.size());
-        const Lane& first = lanes_[begin];
-        float sum = 0;
-        bool together = true;
-        for (size_t i = begin; i < end; ++i) {
-            const Lane& lane = lanes_[i];
-            together = together && lane.state == State::at_simd && lane.line == first.line &&
-                       lane.file == first.file;
-            sum += lane.value;
-        }
-        if (!together) continue;
-        for (size_t i = begin; i < end; ++i) {
-            lanes_[i].value = sum;
-            lanes_[i].state = State::ready;
-        }
+    for (uint32_t i = begin; i < end; ++i) {
+        const uint32_t lane = schedule_ == Schedule::reversed ? begin + end - 1 - i : i;
+        if (lanes_[lane].state != State::ready) continue;
+        running_ = lane;
         any = true;
+        switch_to(scheduler_, lanes_[lane].fiber);
     }
     return any;
+}
+
+// The sum of a simdgroup, if all of its threads have arrived at the same one.
+bool Group::finish_simd_sum(uint32_t simdgroup) {
+    const size_t begin = simdgroup * kSimdWidth;
+    const size_t end = std::min<size_t>(begin + kSimdWidth, lanes_.size());
+    const Lane& first = lanes_[begin];
+    float sum = 0;
+    for (size_t i = begin; i < end; ++i) {
+        const Lane& lane = lanes_[i];
+        if (lane.state != State::at_simd || lane.line != first.line || lane.file != first.file) {
+            return false;
+        }
+        sum += lane.value;
+    }
+    for (size_t i = begin; i < end; ++i) {
+        lanes_[i].value = sum;
+        lanes_[i].state = State::ready;
+    }
+    return true;
 }
 
 bool Group::release_barrier() {

@@ -14,7 +14,7 @@ namespace emulator {
 
 constexpr int kSimdWidth = 32;
 constexpr int64_t kMostThreads = 1024, kMostThreadgroupBytes = 32768;
-constexpr size_t kGuardBytes = 4096;  // around every buffer
+constexpr size_t kGuardBytes = 4096;     // around every buffer
 constexpr unsigned char kPoison = 0xff;  // NaN in every dtype
 
 // Memory between canaries. What a kernel writes there is found afterwards, what it reads is NaN.
@@ -53,11 +53,14 @@ class Group {
         const char* file;
         int line;
         float value;
+        uint32_t waits[2];              // at barriers and simdgroup sums so far
+        int64_t sync[2], simd_sync[2];  // what ThreadSanitizer sees released there, in lane 0
     };
 
     static void begin();
     void yield(State state, const char* file, int line);
-    bool finish_simd_sums();
+    bool run_ready(uint32_t simdgroup);
+    bool finish_simd_sum(uint32_t simdgroup);
     bool release_barrier();
     [[noreturn]] void fail_stuck() const;
     std::string where(const Lane& lane) const;
@@ -67,13 +70,13 @@ class Group {
     Schedule schedule_;
     std::mt19937_64 random_;
     std::vector<Lane> lanes_;
-    std::vector<uint32_t> order_;
+    std::vector<uint32_t> order_;  // of the simdgroups
     char* stacks_;
     size_t stack_bytes_;
     Guarded memory_;
     Fiber scheduler_;
     uint32_t running_ = 0;
-    char sync_ = 0;  // what ThreadSanitizer sees released at a barrier
+    int64_t ended_ = 0;  // what ThreadSanitizer sees released at a thread's end
 };
 
 }  // namespace emulator
