@@ -40,9 +40,7 @@ struct Call {
         args.channels_inside = x.stride(1) == 1 && x.stride(2) != 1;
     }
 
-    std::vector<int64_t> state_shape() const {
-        return {args.batch, args.channels, args.width - 1};
-    }
+    std::vector<int64_t> state_shape() const { return {args.batch, args.channels, args.width - 1}; }
     std::string kernel(const char* part) const { return kOp + std::string(part) + dtype; }
 };
 
@@ -106,10 +104,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> k::causal_conv1d_backward(
     const Tensor weight_sums = dense(dweight), bias_sums = dense(dbias);
     const bool sums = (needs_weight || needs_bias) && present(grad_y) && x.numel() > 0;
     args.parts = causal_parts(args.batch, args.length);
-    const Tensor partial = sums
-                               ? fresh(x, {args.parts, args.width + 1, args.channels},
-                                       ScalarType::Float)
-                               : none_like(x);
+    const Tensor partial =
+        sums ? fresh(x, {args.parts, args.width + 1, args.channels}, ScalarType::Float)
+             : none_like(x);
     if (!sums) {
         for (Tensor t : {dweight, dbias}) torch::stable::zero_(t);
     }

@@ -152,8 +152,8 @@ def _run(
 def _copy(t: Tensor) -> Tensor:
     """The same values and strides in other memory; `clone` would give a slice dense strides."""
     storage = t.untyped_storage()
-    bytes_of = {"dtype": torch.uint8, "device": t.device}
-    memory = torch.empty(0, **bytes_of).set_(storage).clone().untyped_storage()
+    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(storage)
+    memory = whole.clone().untyped_storage()
     return torch.empty(0, dtype=t.dtype, device=t.device).set_(
         memory, t.storage_offset(), t.shape, t.stride()
     )

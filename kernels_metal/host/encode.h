@@ -24,17 +24,16 @@ class Encoder {
     // The tensors are bound from index 0 on, each from its first element, and then the arguments.
     // A tensor that is absent or empty is one that the kernel does not touch: another stands in.
     template <class Args>
-    void operator()(const std::string& kernel, const FwDispatch& dispatch,
-                    const Tensors& tensors, const Args& args) const {
+    void operator()(const std::string& kernel, const FwDispatch& dispatch, const Tensors& tensors,
+                    const Args& args) const {
         if (dispatch.groups[0] > 0 && dispatch.groups[1] > 0 && dispatch.groups[2] > 0) {
             run(kernel, dispatch, tensors, &args, sizeof args);
         }
     }
 
   private:
-    void run(const std::string& kernel, const FwDispatch& dispatch,
-             const Tensors& tensors, const void* args,
-             size_t size) const;
+    void run(const std::string& kernel, const FwDispatch& dispatch, const Tensors& tensors,
+             const void* args, size_t size) const;
 
     id<MTLComputeCommandEncoder> encoder_;
 };

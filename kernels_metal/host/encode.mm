@@ -24,8 +24,8 @@ std::string text_of(NSError* error) {
 }
 
 id<MTLLibrary> load_library(id<MTLDevice> device) {
-    const dispatch_data_t data =
-        dispatch_data_create(metallib_begin(), metallib_size(), nil, DISPATCH_DATA_DESTRUCTOR_DEFAULT);
+    const dispatch_data_t data = dispatch_data_create(metallib_begin(), metallib_size(), nil,
+                                                      DISPATCH_DATA_DESTRUCTOR_DEFAULT);
     NSError* error = nil;
     id<MTLLibrary> library = [device newLibraryWithData:data error:&error];
     STD_TORCH_CHECK(library != nil, "the Metal kernels do not load: ", text_of(error));
@@ -43,10 +43,10 @@ id<MTLComputePipelineState> pipeline_of(const std::string& name, id<MTLDevice> d
         [library newFunctionWithName:[NSString stringWithUTF8String:name.c_str()]];
     STD_TORCH_CHECK(function != nil, "there is no Metal kernel ", name);
     NSError* error = nil;
-    id<MTLComputePipelineState> pipeline =
-        [device newComputePipelineStateWithFunction:function error:&error];
-    STD_TORCH_CHECK(pipeline != nil, "the Metal kernel ", name, " does not compile: ",
-                    text_of(error));
+    id<MTLComputePipelineState> pipeline = [device newComputePipelineStateWithFunction:function
+                                                                                 error:&error];
+    STD_TORCH_CHECK(pipeline != nil, "the Metal kernel ", name,
+                    " does not compile: ", text_of(error));
     made[name] = pipeline;
     return pipeline;
 }
@@ -69,8 +69,8 @@ id<MTLBuffer> buffer_of(const Tensor& t) {
 
 }  // namespace
 
-void Encoder::run(const std::string& kernel, const FwDispatch& dispatch,
-                  const Tensors& tensors, const void* args, size_t size) const {
+void Encoder::run(const std::string& kernel, const FwDispatch& dispatch, const Tensors& tensors,
+                  const void* args, size_t size) const {
     const auto there = [](const std::optional<Tensor>& t) { return present(t) && t->numel() > 0; };
     const auto first = std::find_if(tensors.begin(), tensors.end(), there);
     STD_TORCH_CHECK(first != tensors.end(), kernel, " has no tensor to work on");
@@ -87,10 +87,11 @@ void Encoder::run(const std::string& kernel, const FwDispatch& dispatch,
         const auto bytes = static_cast<NSUInteger>(round_up(dispatch.threadgroup_bytes, 16));
         [encoder_ setThreadgroupMemoryLength:bytes atIndex:0];
     }
-    const int64_t(&threads)[3] = dispatch.threads;
+    const int64_t (&threads)[3] = dispatch.threads;
     const auto most = static_cast<int64_t>([pipeline maxTotalThreadsPerThreadgroup]);
     STD_TORCH_CHECK(threads[0] * threads[1] * threads[2] <= most, kernel, " runs ", most,
-                    " threads at most in a threadgroup, not ", threads[0] * threads[1] * threads[2]);
+                    " threads at most in a threadgroup, not ",
+                    threads[0] * threads[1] * threads[2]);
     [encoder_ dispatchThreadgroups:size_of(dispatch.groups) threadsPerThreadgroup:size_of(threads)];
 }
 
@@ -103,7 +104,8 @@ void encode(const std::function<void(const Encoder&)>& body) {
       @autoreleasepool {
           id<MTLComputeCommandEncoder> encoder = nil;
           try {
-              // Asked for here, not before: torch ends its own encoder when it hands out the buffer.
+              // Asked for here, not before: torch ends its own encoder when it hands out the
+              // buffer.
               encoder = [torch::mps::get_command_buffer() computeCommandEncoder];
               (*call)(Encoder(encoder));
           } catch (...) {

@@ -7,8 +7,7 @@
 namespace fusewright::metal {
 
 template <int dims>
-Tensor haar_run(const std::string& kernel, const Tensor& from, const Tensor& to,
-                FwHaarArgs args) {
+Tensor haar_run(const std::string& kernel, const Tensor& from, const Tensor& to, FwHaarArgs args) {
     if (from.numel() == 0 || to.numel() == 0) return to;
     args.stride_n = from.stride(0), args.stride_c = from.stride(1);
     args.stride_h = dims == 2 ? from.stride(2) : 0, args.stride_w = from.stride(dims + 1);
@@ -47,9 +46,9 @@ Tensor haar_inverse(const char* op, const std::string& kernel, const Tensor& x, 
     FW_CHECK(x.size(1) % bands == 0, op, "x.size(1) is ", x.size(1), ", must be a multiple of ",
              bands);
     const int64_t h = dims == 2 ? x.size(2) : 1, w = x.size(dims + 1);
-    FW_CHECK(height >= 0 && width >= 0 && (width + 1) / 2 == w &&
-                 (dims == 1 || (height + 1) / 2 == h),
-             op, "the image is ", height, " x ", width, ", must be that of bands of ", h, " x ", w);
+    FW_CHECK(
+        height >= 0 && width >= 0 && (width + 1) / 2 == w && (dims == 1 || (height + 1) / 2 == h),
+        op, "the image is ", height, " x ", width, ", must be that of bands of ", h, " x ", w);
     const int64_t n = x.size(0), channels = x.size(1) / bands;
     const std::string name = kernel + suffix(x, op);
     const Tensor y = fresh(x, image_shape<dims>(n, channels, height, width));

@@ -9,11 +9,11 @@
 #endif
 
 // The file that FUSEWRIGHT_METALLIB names, as it is.
-asm(FW_SECTION ".p2align 4\n"                                    //
-    FW_SYMBOL "fusewright_metallib_begin:\n"                     //
-    ".incbin \"" FUSEWRIGHT_METALLIB "\"\n"                      //
-    FW_SYMBOL "fusewright_metallib_end:\n"                       //
-    ".text\n");
+asm(FW_SECTION ".p2align 4\n"                           //
+    FW_SYMBOL "fusewright_metallib_begin:\n"            //
+               ".incbin \"" FUSEWRIGHT_METALLIB "\"\n"  //
+    FW_SYMBOL "fusewright_metallib_end:\n"              //
+               ".text\n");
 
 extern "C" const char fusewright_metallib_begin[], fusewright_metallib_end[];
 

@@ -72,16 +72,16 @@ struct NormCall {
     FwNormArgs args{};
     std::string dtype;
 
-    NormCall(const NormOptions& o, const Tensor& given_x,
-             const std::optional<Tensor>& given_weight, const std::optional<Tensor>& given_bias)
+    NormCall(const NormOptions& o, const Tensor& given_x, const std::optional<Tensor>& given_weight,
+             const std::optional<Tensor>& given_bias)
         : options(o),
           weight(as_contiguous(given_weight)),
           bias(as_contiguous(given_bias)),
           x(given_x, checked(given_x)),
           dtype(suffix(given_x, o.op)) {
         const auto parameter = [&](const std::optional<Tensor>& t, const char* name) {
-            FW_CHECK(!present(t) || t->numel() == x.columns, o.op, name, ".numel() is ",
-                     t->numel(), ", must be ", x.columns);
+            FW_CHECK(!present(t) || t->numel() == x.columns, o.op, name, ".numel() is ", t->numel(),
+                     ", must be ", x.columns);
         };
         parameter(weight, "weight");
         parameter(bias, "bias");
@@ -157,13 +157,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
 
 // The gradients of x, weight and bias; x is the sum with the residual, where there was one.
 template <bool centred>
-std::tuple<Tensor, Tensor, Tensor> norm_backward(const std::optional<Tensor>& grad_y,
-                                                 const std::optional<Tensor>& grad_total,
-                                                 const Tensor& x,
-                                                 const std::optional<Tensor>& weight,
-                                                 const std::optional<Tensor>& bias,
-                                                 const Tensor& given_mean, const Tensor& given_rstd,
-                                                 const NormOptions& o, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor> norm_backward(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_total, const Tensor& x,
+    const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+    const Tensor& given_mean, const Tensor& given_rstd, const NormOptions& o, int64_t needs) {
     NormCall call(o, x, weight, bias);
     FwNormArgs& args = call.args;
     const auto statistic = [&](const Tensor& t, const char* name) {
@@ -177,8 +174,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(const std::optional<Tensor>& gr
     check_shape(grad_y, x.sizes(), o.op, "grad_y");
     check_shape(grad_total, x.sizes(), o.op, "grad_residual_out");
     const auto dy = call.rows_of(grad_y, "grad_y", args.grad_y_row, args.grad_y_step);
-    const auto dtotal = call.rows_of(grad_total, "grad_residual_out", args.grad_total_row,
-                                     args.grad_total_step);
+    const auto dtotal =
+        call.rows_of(grad_total, "grad_residual_out", args.grad_total_row, args.grad_total_step);
     args.grad_y_dtype = dtype_of(grad_y, o.op), args.grad_total_dtype = dtype_of(grad_total, o.op);
 
     const bool needs_weight = needs & 2 && present(weight), needs_bias = needs & 4 && present(bias);

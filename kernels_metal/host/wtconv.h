@@ -26,9 +26,12 @@ struct WtCall {
         check_rank(x, dims + 2, op, "x");
         check_rank(weight, dims + 2, op, "base_weight");
         const int64_t channels = x.size(1), kernel = weight.size(dims + 1);
-        shape = {dims,   x.size(0),
-                 channels, dims == 2 ? x.size(2) : 1,
-                 x.size(dims + 1), kernel,
+        shape = {dims,
+                 x.size(0),
+                 channels,
+                 dims == 2 ? x.size(2) : 1,
+                 x.size(dims + 1),
+                 kernel,
                  static_cast<int>(wavelet_weights.size())};
         std::vector<int64_t> filters(dims + 2, std::max<int64_t>(kernel, 1));
         filters[0] = channels, filters[1] = 1;
@@ -40,7 +43,8 @@ struct WtCall {
         one_each(bias, channels, "base_bias");
         one_each(scale, channels, "base_scale");
         FW_CHECK(wavelet_scales.size() == wavelet_weights.size(), op, "len(wavelet_scales) is ",
-                 wavelet_scales.size(), ", must be ", wavelet_weights.size(), " as wavelet_weights");
+                 wavelet_scales.size(), ", must be ", wavelet_weights.size(),
+                 " as wavelet_weights");
         filters[0] *= bands;
         for (size_t l = 0; l < wavelet_weights.size(); ++l) {
             check_shape(wavelet_weights[l], filters, op, "wavelet_weights[i]");
@@ -77,10 +81,14 @@ struct WtCall {
         for (size_t k = 0; k + 1 < images.size(); ++k) {
             const Tensor& t = images[k];
             const int64_t height = dims == 2 ? t.size(2) : 1;
-            const FwHaarArgs args{t.size(0) * t.size(1), t.size(1),
-                                  height,                t.size(dims + 1),
-                                  t.stride(0),           t.stride(1),
-                                  dims == 2 ? t.stride(2) : 0, t.stride(dims + 1)};
+            const FwHaarArgs args{t.size(0) * t.size(1),
+                                  t.size(1),
+                                  height,
+                                  t.size(dims + 1),
+                                  t.stride(0),
+                                  t.stride(1),
+                                  dims == 2 ? t.stride(2) : 0,
+                                  t.stride(dims + 1)};
             run(kernel("_low", t), haar_dispatch(args), {t, images[k + 1]}, args);
         }
     }
@@ -92,7 +100,8 @@ struct WtCall {
         a.x_h = dims == 2 ? x.stride(2) : 0, a.x_w = x.stride(dims + 1);
         a.y_n = y.stride(0), a.y_c = y.stride(1);
         a.y_h = dims == 2 ? y.stride(2) : 0, a.y_w = y.stride(dims + 1);
-        a.base_weight_dtype = dtype_of(base_weight, op), a.base_scale_dtype = dtype_of(base_scale, op);
+        a.base_weight_dtype = dtype_of(base_weight, op),
+        a.base_scale_dtype = dtype_of(base_scale, op);
         a.base_bias_dtype = a.base && !a.flipped ? dtype_of(base_bias, op) : FW_NONE;
         for (int l = 0; l < FW_WT_LEVELS; ++l) {
             const bool there = l < a.levels;
@@ -187,9 +196,11 @@ wtconv_backward(const char* op, const Tensor& grad_y, const Tensor& x, const Ten
     if ((needs & ~int64_t{1}) == 0) return result();
 
     const std::vector<WtStep> steps = wt_steps(call.shape, false, true);
-    const std::vector<Tensor> gradients = call.images(grad_y, steps), inputs = call.images(x, steps);
+    const std::vector<Tensor> gradients = call.images(grad_y, steps),
+                              inputs = call.images(x, steps);
     std::vector<Tensor> partials;
-    for (const WtStep& step : steps) partials.push_back(fresh(x, {step.partials}, ScalarType::Float));
+    for (const WtStep& step : steps)
+        partials.push_back(fresh(x, {step.partials}, ScalarType::Float));
     const auto taps = static_cast<int32_t>(wt_taps(dims, call.shape.kernel));
     encode([&](const Encoder& run) {
         call.make_low_bands(run, gradients);

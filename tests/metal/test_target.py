@@ -1,7 +1,7 @@
 """The sources compile for arm64-apple-macos, with zig's clang and without an Apple SDK.
 
-The host code does with ARC, against headers of our own (sdk_stubs/); the CPU kernels with NEON. What
-they want of torch is its stable ABI and, of torch::mps, the command buffer and its queue.
+The host code does with ARC, against headers of our own (sdk_stubs/); the CPU kernels with NEON.
+What they want of torch is its stable ABI and, of torch::mps, the command buffer and its queue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def symbols(path: Path) -> Iterator[Symbol]:
 
 def generate(out: Path, backend: str, sources: list[Path], *more: str) -> Path:
     generator = ROOT / "cmake" / "generate_registration.py"
-    command = [sys.executable, generator, "--backend", backend, *more, "--out", out]
+    command: list[str | Path] = [sys.executable, generator, "--backend", backend, *more]
+    command += ["--out", out]
     subprocess.run([*command, "--ops", ROOT / "python/fusewright/ops", *sources], check=True)
     return out
 

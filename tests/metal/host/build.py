@@ -114,7 +114,10 @@ class HostBuilder:
     def _generated(self, room: Path, operators: Sequence[str]) -> Path:
         out = self.cache / f"generated-{_key(operators)}"
         if not out.exists():
-            command = [sys.executable, ROOT / "cmake" / "generate_registration.py"]
+            command: list[str | Path] = [
+                sys.executable,
+                ROOT / "cmake" / "generate_registration.py",
+            ]
             command += ["--backend", "metal", "--ops", ROOT / "python" / "fusewright" / "ops"]
             _run([*command, "--out", out, *(room / f"{name}.mm" for name in operators)])
         return out
@@ -123,8 +126,9 @@ class HostBuilder:
         """A header: for every kernel function, how large the struct is that it declares."""
         entries = []
         for file in sorted(KERNELS.glob("*.metal")):
-            command = [COMPILER, "-E", "-x", "c++", "-D__METAL_VERSION__=300", "-P", file]
-            code = _run([*command, "-I", EMULATOR / "include", "-I", EMULATOR, "-I", KERNELS])
+            includes = [f"-I{folder}" for folder in (EMULATOR / "include", EMULATOR, KERNELS)]
+            metal = ["-E", "-P", "-x", "c++", "-D__METAL_VERSION__=300"]
+            code = _run([COMPILER, *metal, *includes, file])
             for kernel in re.finditer(r"\[\[\s*kernel\s*\]\]\s*void\s+(\w+)\s*\(", code):
                 struct = re.search(r"(Fw\w+Args)\s*&", code[kernel.end() :])
                 if struct is not None:
@@ -153,8 +157,7 @@ class HostBuilder:
         def compile_one(source: Path) -> Path:
             target = self.cache / f"{source.stem}-{_key(shared, source.read_text())}.o"
             if not target.exists():
-                command = [*launcher, COMPILER, "-fPIC", *flags, "-c", source, "-o", target]
-                _run(command)
+                _run([*launcher, COMPILER, "-fPIC", *flags, "-c", source, "-o", target])
             return target
 
         with ThreadPoolExecutor(max_workers=2) as pool:

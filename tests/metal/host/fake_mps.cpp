@@ -89,8 +89,7 @@ Tensor copy_from(const Tensor& self, const Tensor& to, bool) {
     return to;
 }
 
-const Tensor& resize_(const Tensor& self, at::IntArrayRef size,
-                      std::optional<at::MemoryFormat>) {
+const Tensor& resize_(const Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat>) {
     const size_t bytes =
         (c10::multiply_integers(size) + self.storage_offset()) * self.element_size();
     if (bytes > self.storage().nbytes()) {
@@ -163,9 +162,10 @@ struct MpsGuard final : c10::impl::NoOpDeviceGuardImpl<kMps> {
     c10::Stream getStream(c10::Device) const noexcept override {
         return c10::Stream(c10::Stream::DEFAULT, getDevice());
     }
-    c10::Stream exchangeStream(c10::Stream) const noexcept override { return getStream(getDevice()); }
-    void record(void**, const c10::Stream&, c10::DeviceIndex,
-                c10::EventFlag) const override {}
+    c10::Stream exchangeStream(c10::Stream) const noexcept override {
+        return getStream(getDevice());
+    }
+    void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
     void block(void*, const c10::Stream&) const override {}
     bool queryEvent(void*) const override { return true; }
 };
@@ -176,7 +176,9 @@ const bool with_allocator = [] {
     return true;
 }();
 
-TORCH_LIBRARY_IMPL(_, MPS, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
+TORCH_LIBRARY_IMPL(_, MPS, m) {
+    m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
 
 TORCH_LIBRARY_IMPL(aten, MPS, m) {
     m.impl("empty.memory_format", &empty);

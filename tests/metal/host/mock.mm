@@ -344,8 +344,8 @@ extern "C" __attribute__((visibility("default"))) void dispatch_sync(dispatch_qu
     on_queue = false;
 }
 
-extern "C" __attribute__((visibility("default"))) dispatch_data_t dispatch_data_create(
-    const void* bytes, size_t size, dispatch_queue_t, dispatch_block_t) {
+extern "C" __attribute__((visibility("default"))) dispatch_data_t
+dispatch_data_create(const void* bytes, size_t size, dispatch_queue_t, dispatch_block_t) {
     FWMockData* data = [[FWMockData alloc] init];
     const char* first = static_cast<const char*>(bytes);
     data->bytes = new std::vector<char>(first, first + size);
