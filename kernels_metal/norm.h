@@ -109,7 +109,7 @@ inline void norm_row(NormForward<T> io, constant FwNormArgs& args, int64_t row,
     const float variance = group_sum(square, scratch, at) / float(n) - lost * lost;
     const float rstd = precise::rsqrt(max(variance, 0.0f) + args.eps);
     if (at.thread_index == 0) {
-        if (centred) io.mean[row] = mean;
+        if (centred) io.mean[row] = mean + lost;  // the nearest float
         io.rstd[row] = rstd;
     }
     for (int k = 0; k < kKept; ++k) {

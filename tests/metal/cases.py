@@ -15,7 +15,9 @@ Options = dict[str, Any]
 
 
 def _image(rank: int) -> list[Options]:
-    sizes = {1: [(17,), (1,), (600,)], 2: [(9, 7), (1, 1), (2, 1), (5, 70)]}[rank]
+    sizes: list[tuple[int, ...]] = (
+        [(17,), (1,), (600,)] if rank == 1 else [(9, 7), (1, 1), (2, 1), (5, 70)]
+    )
     return [{"shape": (2, 3, *size)} for size in sizes]
 
 

@@ -83,7 +83,8 @@ MUTATIONS = [
     Mutation(
         "missing barrier: filters read the region while it is loaded",
         "wtconv.h",
-        "from.at(place / l.row - args.halo_h, place % l.row - args.halo_w);\n    }\n    " + _BARRIER,
+        "from.at(place / l.row - args.halo_h, place % l.row - args.halo_w);\n    }\n    "
+        + _BARRIER,
         "from.at(place / l.row - args.halo_h, place % l.row - args.halo_w);\n    }",
         "wtconv2d",
         _WT,
@@ -208,9 +209,8 @@ MUTATIONS = [
     Mutation(
         "elements beyond the registers forgotten",
         "norm.h",
-        "for (int64_t i = rest; i < n; i += step) {\n        const float v = io.first(args, row, i);",
-        "for (int64_t i = rest; i < n; i += 2 * step) {\n"
-        "        const float v = io.first(args, row, i);",
+        "i += step) {\n        const float v = io.first(args, row, i);",
+        "i += 2 * step) {\n        const float v = io.first(args, row, i);",
         "rms_norm",
         [{"shape": (2, 17000)}],
     ),

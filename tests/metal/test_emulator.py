@@ -19,7 +19,8 @@ template <typename T>
 [[kernel]] void probe(const device T* x [[buffer(0)]], device T* y [[buffer(1)]],
                       constant FwHaarArgs& args [[buffer(2)]],
                       threadgroup float* shared [[threadgroup(0)]],
-                      uint i [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                      uint i [[thread_index_in_threadgroup]],
+                      uint lane [[thread_index_in_simdgroup]],
                       uint group [[threadgroup_position_in_grid]]) {
     %s
 }

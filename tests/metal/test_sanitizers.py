@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from cases import CASES, DTYPES, Options
-from conftest import NAMES
 from emulator.build import Builder
 from emulator.device import Call, write_recording
+from emulator.fixtures import NAMES
 from mutations import MUTATIONS
 
 FLAVOURS = ["asan", "tsan"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +25,9 @@ ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 def _read() -> dict[str, type[ctypes.Structure]]:
     text = re.sub(r"//[^\n]*", "", (KERNELS / "args.h").read_text())
     numbers = {name: int(value) for name, value in re.findall(r"(\w+) = (-?\d+)", text)}
-    types: dict[str, type] = dict(_TYPES)
+    types: dict[str, Any] = dict(_TYPES)
     for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, flags=re.S):
-        fields: list[tuple[str, type]] = []
+        fields: list[tuple[str, Any]] = []
         for declaration in filter(None, map(str.strip, body.split(";"))):
             kind, variables = declaration.split(None, 1)
             for variable in variables.split(","):

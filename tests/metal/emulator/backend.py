@@ -59,7 +59,9 @@ def _takes(*args: Any) -> str | None:
 def emulated_ops(device: Device) -> dict[str, Op]:
     """Every operator that has Metal kernels, on the device; made once a process."""
     functions = implementations()
-    backend = device.backend = Backend(NAME, devices=("cpu",), dispatch_key="CPU", load=lambda: __file__)
+    backend = device.backend = Backend(
+        NAME, devices=("cpu",), dispatch_key="CPU", load=lambda: __file__
+    )
     originals = ops.load_all()
     installed = backends.installed()
     installed[NAME] = backend

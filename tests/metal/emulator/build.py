@@ -1,4 +1,4 @@
-"""Compiles .metal files, the emulator that runs them, and the sanitizers' runner; cached by content.
+"""Compiles .metal files, the emulator that runs them and the sanitizers' runner; caches by content.
 
 A flavour is `plain`, with real address spaces, or `asan` or `tsan`, without: the sanitizers do not
 follow pointers of other address spaces.
@@ -93,7 +93,14 @@ class Builder:
         """The Python module, in a folder of its own: its file has the module's name."""
         import pybind11
 
-        flags = ["-std=c++17", "-O0", "-shared", "-fvisibility=hidden", "-I", pybind11.get_include()]
+        flags = [
+            "-std=c++17",
+            "-O0",
+            "-shared",
+            "-fvisibility=hidden",
+            "-I",
+            pybind11.get_include(),
+        ]
         flags += ["-I", sysconfig.get_paths()["include"], "-I", str(KERNELS)]
         flags += [str(self.runtime()), f"-Wl,-rpath,{self.cache}"]
         built = self._compile("module.so", self._sources(("module.cpp",)), flags)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -136,7 +138,7 @@ def causal_conv1d_backward(
             args,
         )
         for grad, dense in zip((grad_weight, grad_bias), sums, strict=True):
-            if grad is not None:
+            if grad is not None and dense is not None:
                 grad.copy_(dense)
     none = x.new_empty(0)
     return tuple(none.clone() if g is None else g for g in grads)  # type: ignore[return-value]
@@ -184,7 +186,7 @@ def causal_conv1d_update(
     return y
 
 
-def _varlen_args(x: Tensor, y: Tensor, cu_seqlens: Tensor, state_len: int) -> object:
+def _varlen_args(x: Tensor, y: Tensor, cu_seqlens: Tensor, state_len: int) -> ctypes.Structure:
     return make(
         "FwVarlenArgs",
         total=x.shape[0],

@@ -40,6 +40,7 @@ class Device:
         self.schedule = "in_order"
         self.recording: list[Call] | None = None
         self.launches: list[str] = []
+        self.moved = 0  # bytes of the tensors that were bound, each once a launch
         self.backend: Any = None  # of backend.py: its dispatcher namespace ends with it
         self._seed = 0
         for name, size in self.module.sizes.items():
@@ -68,18 +69,18 @@ class Device:
         Args:
             sizes: groups, threads and threadgroup memory, or the plan that gives them.
         """
-        if isinstance(sizes, str):
-            sizes = self.plan(sizes, args)
-        if 0 in sizes[0]:
+        planned: Sizes = self.plan(sizes, args) if isinstance(sizes, str) else sizes
+        if 0 in planned[0]:
             return
         self._seed += 1
         self.launches.append(kernel)
+        self.moved += sum(t.numel() * t.element_size() for t in tensors if t is not None)
         if self.recording is not None:
             buffers = [(i, _memory(t)) for i, t in enumerate(tensors)]
-            self.recording.append(Call(kernel, sizes, buffers, bytes(args)))
+            self.recording.append(Call(kernel, planned, buffers, bytes(args)))
         bindings = [(i, *_extent(t)) for i, t in enumerate(tensors)]
         self.module.launch(
-            kernel, sizes, bindings, len(bindings), bytes(args), self.schedule, self._seed
+            kernel, planned, bindings, len(bindings), bytes(args), self.schedule, self._seed
         )
 
 
@@ -112,8 +113,9 @@ def _extent(t: Tensor | None) -> tuple[int, int]:
     """Where a tensor's data begins, and the bytes from there to the end of its storage."""
     if t is None or t.untyped_storage().nbytes() == 0:
         return 0, 0
-    offset = t.storage_offset() * t.element_size()
-    return t.untyped_storage().data_ptr() + offset, t.untyped_storage().nbytes() - offset
+    offset = int(t.storage_offset()) * t.element_size()
+    size = max(t.untyped_storage().nbytes() - offset, 0)  # a slice of nothing may begin anywhere
+    return t.untyped_storage().data_ptr() + offset, size
 
 
 def _memory(t: Tensor | None) -> bytes:

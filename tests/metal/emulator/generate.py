@@ -1,4 +1,4 @@
-"""Turns a .metal file, after its preprocessor, into C++ that clang accepts, with a table of kernels.
+"""Turns a preprocessed .metal file into C++ that clang accepts, with a table of its kernels.
 
 Nothing is changed but the explicit instantiations: they carry a `[[host_name]]`, which C++ has no
 place for, and become a table of functions that call the kernel for one thread.
