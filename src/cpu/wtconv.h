@@ -92,32 +92,28 @@ void store_run(T* p, Vec<acc_t<T>> v, int64_t step, int n) {
 }
 
 // The lanes of `a` and `b` that a step of the transposition exchanges.
-template <class A, int half>
-struct Exchange {
-    using ints = native_t<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
-    static constexpr int size = Vec<A>::size;
-
-    static ints mask(bool second) {
-        ints m{};
-        for (int lane = 0; lane < size; ++lane) {
-            const bool upper = lane & half;
-            m[lane] =
-                second ? (upper ? size + lane : lane + half) : (upper ? size + lane - half : lane);
-        }
-        return m;
-    }
-};
+template <int half, bool second, class V, int... lane>
+V exchange(V a, V b, std::integer_sequence<int, lane...>) {
+    constexpr int size = sizeof...(lane), upper = second ? size : size - half;
+    constexpr int lower = second ? half : 0;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (lane + (lane & half ? upper : lower))...);
+#else
+    using ints = native_t<std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>>;
+    return __builtin_shuffle(a, b, ints{(lane + (lane & half ? upper : lower))...});
+#endif
+}
 
 // Transposes a square block: blocks of half the size change places, then halves of those.
 template <class A, int half = Vec<A>::size / 2>
 void transpose(native_t<A>* rows) {
     if constexpr (half > 0) {
-        const auto first = Exchange<A, half>::mask(false), second = Exchange<A, half>::mask(true);
+        constexpr auto lanes = std::make_integer_sequence<int, Vec<A>::size>{};
         for (int i = 0; i < Vec<A>::size; ++i) {
             if (i & half) continue;
             const native_t<A> a = rows[i], b = rows[i + half];
-            rows[i] = __builtin_shuffle(a, b, first);
-            rows[i + half] = __builtin_shuffle(a, b, second);
+            rows[i] = exchange<half, false>(a, b, lanes);
+            rows[i + half] = exchange<half, true>(a, b, lanes);
         }
         transpose<A, half / 2>(rows);
     }
@@ -358,7 +354,7 @@ template <int kWidth, int dims, class A, class Emit>
 void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
                 const A* bias, Images<dims, A>& images, Emit&& emit) {
     constexpr int lanes = Vec<A>::size;
-    auto& [deeper, image, rows] = images;
+    std::vector<A>&deeper = images.deeper, &image = images.image, &rows = images.rows;
     const int64_t taps = s.taps() * lanes;
     const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
     const auto filter = [&](int64_t level, int64_t band, int64_t r, const A* weights, A* out) {
