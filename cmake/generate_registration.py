@@ -25,6 +25,8 @@ TYPES = {
 }
 RETURNS = {"Tensor": "torch::stable::Tensor", "Tensor[]": "std::vector<torch::stable::Tensor>"}
 
+KEYS = {"metal": "MPS"}  # dispatcher keys that are not called as their backend
+
 
 def schemas_of(path: Path) -> dict[str, str]:
     """The schemas of the `Op(...)` in one file, by kernel name."""
@@ -104,6 +106,7 @@ def main() -> None:
         f"namespace {inner} {{\n{declarations}\n}}"
         for inner in ([f"{space}::{isa}" for isa in isas] or [space])
     )
+    key = KEYS.get(args.backend, args.backend.upper())
     head = "// Generated from the schemas in python/fusewright/ops.\n"
     includes = "".join(f"#include <{h}>\n" for h in ("optional", "string", "tuple", "vector"))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def main() -> None:
         f"{head}#include <torch/csrc/stable/library.h>\n"
         + (f'#include "{args.backend}/isa/isa.h"\n' if isas else "")
         + f'#include "prototypes.h"\n'
-        f"STABLE_TORCH_LIBRARY_IMPL(fusewright_{args.backend}, {args.backend.upper()}, m) {{\n"
+        f"STABLE_TORCH_LIBRARY_IMPL(fusewright_{args.backend}, {key}, m) {{\n"
         f"{registrations(space, isas, list(schemas))}\n}}\n",
     )
 

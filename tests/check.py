@@ -39,9 +39,26 @@ def map_tensors(function: Callable[[Tensor], Tensor], args: Sequence[Any]) -> li
     return [convert(a) for a in args]
 
 
+def double(t: Tensor) -> Tensor:
+    """In float64, on the CPU where the tensor's device has none."""
+    return (t.cpu() if t.is_mps else t).detach().double()
+
+
+def in_double(args: Sequence[Any]) -> list[Any]:
+    """The arguments in float64, all of them on the CPU where their device has none."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            here = value.cpu() if value.is_mps else value
+            return here.double() if here.is_floating_point() else here
+        return [convert(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return [convert(a) for a in args]
+
+
 def relative_error(value: Tensor, truth: Tensor) -> float:
     """‖value − truth‖ / ‖truth‖ in float64; NaN and inf must agree in place and sign."""
-    value, truth = value.detach().double(), truth.detach().double()
+    value, truth = double(value), double(truth)
     assert value.shape == truth.shape, f"shape {tuple(value.shape)}, expected {tuple(truth.shape)}"
     finite = truth.isfinite()
     odd_value, odd_truth = value[~finite], truth[~finite]
@@ -65,9 +82,9 @@ def assert_close(name: str, value: Tensor, own: Tensor, truth: Tensor, steps: fl
     error = relative_error(value, truth)
     least = EXACT.get(value.dtype, torch.finfo(value.dtype).eps / 2)
     bound = max(FACTOR[value.dtype] * relative_error(own, truth), least)
-    if steps and error > bound and torch.equal(truth.isfinite(), value.isfinite()):
-        finite = truth.isfinite()
-        error = float((value.detach().double() - truth.detach())[finite].norm())
+    finite = truth.detach().isfinite()
+    if steps and error > bound and torch.equal(finite, double(value).isfinite()):
+        error = float((double(value) - double(truth))[finite].norm())
         bound = max(bound * float(truth.detach()[finite].norm()), steps * value.numel() ** 0.5)
     assert error <= bound, f"{name}: relative error {error:.3g}, allowed {bound:.3g}"
 
@@ -86,7 +103,7 @@ def check_values(
     gradients = gradients and op.backward_signature is not None
     ours = _run(op, lambda *a: op(*a, backend=backend), args, gradients)
     own = _run(op, op.reference, args, gradients)
-    truth = _run(op, op.reference, map_tensors(Tensor.double, args), gradients)
+    truth = _run(op, op.reference, in_double(args), gradients)
     assert len(ours) == len(own) == len(truth)
     for (name, value), (_, own_value), (_, true_value) in zip(ours, own, truth, strict=True):
         used = (value.dtype, torch.float64 if args[0].dtype is torch.float64 else torch.float32)
@@ -134,9 +151,11 @@ def _run(
 
 def _copy(t: Tensor) -> Tensor:
     """The same values and strides in other memory; `clone` would give a slice dense strides."""
-    storage = t.untyped_storage().clone()
+    storage = t.untyped_storage()
+    whole = torch.empty(0, dtype=torch.uint8, device=t.device).set_(storage)
+    memory = whole.clone().untyped_storage()
     return torch.empty(0, dtype=t.dtype, device=t.device).set_(
-        storage, t.storage_offset(), t.shape, t.stride()
+        memory, t.storage_offset(), t.shape, t.stride()
     )
 
 

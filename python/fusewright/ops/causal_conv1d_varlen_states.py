@@ -74,7 +74,12 @@ CAUSAL_CONV1D_VARLEN_STATES = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
+    supports={
+        "cpu": supported_dtypes,
+        "cuda": supported_dtypes,
+        "metal": supported_dtypes,
+        "triton": supported_dtypes,
+    },
     sample=_sample,
 )
 

@@ -47,7 +47,12 @@ HAAR2D = Op(
     fake=_fake,
     fake_backward=_fake_backward,
     check=_check,
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
+    supports={
+        "cpu": supported_dtypes,
+        "cuda": supported_dtypes,
+        "metal": supported_dtypes,
+        "triton": supported_dtypes,
+    },
     sample=_sample,
 )
 

@@ -85,7 +85,7 @@ RMS_NORM = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={"cpu": _supports, "cuda": _supports, "triton": _supports},
+    supports={"cpu": _supports, "cuda": _supports, "metal": _supports, "triton": _supports},
     sample=_sample,
 )
 

@@ -34,7 +34,12 @@ WTCONV1D = Op(
     reference=partial(_wtconv.reference, 1),
     fake=_fake,
     check=partial(_wtconv.check, "wtconv1d", 1),
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
+    supports={
+        "cpu": supported_dtypes,
+        "cuda": supported_dtypes,
+        "metal": supported_dtypes,
+        "triton": supported_dtypes,
+    },
     sample=_sample,
 )
 

@@ -33,7 +33,12 @@ WTCONV2D = Op(
     reference=partial(_wtconv.reference, 2),
     fake=_fake,
     check=partial(_wtconv.check, "wtconv2d", 2),
-    supports={"cpu": supported_dtypes, "cuda": supported_dtypes, "triton": supported_dtypes},
+    supports={
+        "cpu": supported_dtypes,
+        "cuda": supported_dtypes,
+        "metal": supported_dtypes,
+        "triton": supported_dtypes,
+    },
     sample=_sample,
 )
 
