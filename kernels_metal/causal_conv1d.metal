@@ -13,7 +13,7 @@
 #include "causal_conv1d.h"
 
 template <typename T>
-[[kernel]] void causal_conv1d_forward(
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_forward(
     const device T* x [[buffer(0)]], const device uchar* weight [[buffer(1)]],
     const device uchar* bias [[buffer(2)]], const device uchar* seq_idx [[buffer(3)]],
     const device uchar* initial_states [[buffer(4)]], device T* y [[buffer(5)]],
@@ -51,7 +51,7 @@ template <typename T>
 FW_KERNELS("causal_conv1d_forward", causal_conv1d_forward)
 
 template <typename T>
-[[kernel]] void causal_conv1d_backward_input(
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_backward_input(
     const device T* grad_y [[buffer(0)]], const device uchar* grad_final_states [[buffer(1)]],
     const device T* x [[buffer(2)]], const device uchar* weight [[buffer(3)]],
     const device uchar* bias [[buffer(4)]], const device uchar* seq_idx [[buffer(5)]],
@@ -101,7 +101,7 @@ enum { kTaps = 4, kLanes = 32 };  // of a threadgroup, as in plan.h
 // A threadgroup has a part of the tokens, a few taps, and one channel, or as many as are beside
 // each other. `shared` holds kTaps + 1 sums of each thread.
 template <typename T>
-[[kernel]] void causal_conv1d_backward_parameters(
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_backward_parameters(
     const device T* grad_y [[buffer(0)]], const device T* x [[buffer(1)]],
     const device uchar* weight [[buffer(2)]], const device uchar* bias [[buffer(3)]],
     const device uchar* seq_idx [[buffer(4)]], const device uchar* initial_states [[buffer(5)]],
@@ -144,12 +144,10 @@ template <typename T>
 FW_KERNELS("causal_conv1d_backward_parameters", causal_conv1d_backward_parameters)
 
 template <typename T>
-[[kernel]] void causal_conv1d_backward_sum(const device T* partial [[buffer(0)]],
-                                           device uchar* grad_weight [[buffer(1)]],
-                                           device uchar* grad_bias [[buffer(2)]],
-                                           constant FwCausalArgs& args [[buffer(3)]],
-                                           uint3 at [[thread_position_in_grid]],
-                                           uint3 grid [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_backward_sum(
+    const device T* partial [[buffer(0)]], device uchar* grad_weight [[buffer(1)]],
+    device uchar* grad_bias [[buffer(2)]], constant FwCausalArgs& args [[buffer(3)]],
+    uint3 at [[thread_position_in_grid]], uint3 grid [[threads_per_grid]]) {
     const int64_t d = at.x, step = (args.width + 1) * args.channels;
     if (d >= args.channels) return;
     for (int64_t k = at.y; k <= args.width; k += grid.y) {

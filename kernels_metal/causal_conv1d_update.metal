@@ -68,7 +68,7 @@ struct Step {
 // A thread has a channel of an entry. Where later entries have the same state, it runs them as
 // well, in their order, and their own threads leave them to it.
 template <typename T>
-[[kernel]] void causal_conv1d_update_forward(
+[[kernel, max_total_threads_per_threadgroup(64)]] void causal_conv1d_update_forward(
     const device T* x [[buffer(0)]], device uchar* conv_state [[buffer(1)]],
     const device uchar* weight [[buffer(2)]], const device uchar* bias [[buffer(3)]],
     const device uchar* cache_seqlens [[buffer(4)]],

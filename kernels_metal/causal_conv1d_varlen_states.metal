@@ -8,12 +8,10 @@
 #include "dtype.h"
 
 template <typename T>
-[[kernel]] void causal_conv1d_varlen_states_forward(const device T* x [[buffer(0)]],
-                                                    const device uchar* cu_seqlens [[buffer(1)]],
-                                                    device T* y [[buffer(2)]],
-                                                    constant FwVarlenArgs& args [[buffer(3)]],
-                                                    uint3 at [[thread_position_in_grid]],
-                                                    uint3 grid [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_varlen_states_forward(
+    const device T* x [[buffer(0)]], const device uchar* cu_seqlens [[buffer(1)]],
+    device T* y [[buffer(2)]], constant FwVarlenArgs& args [[buffer(3)]],
+    uint3 at [[thread_position_in_grid]], uint3 grid [[threads_per_grid]]) {
     const int64_t d = at.x;
     if (d >= args.channels) return;
     for (int64_t sequence = at.z; sequence < args.sequences; sequence += grid.z) {
@@ -34,12 +32,10 @@ template <typename T>
 FW_KERNELS("causal_conv1d_varlen_states_forward", causal_conv1d_varlen_states_forward)
 
 template <typename T>
-[[kernel]] void causal_conv1d_varlen_states_backward(const device T* grad_y [[buffer(0)]],
-                                                     const device uchar* cu_seqlens [[buffer(1)]],
-                                                     device T* grad_x [[buffer(2)]],
-                                                     constant FwVarlenArgs& args [[buffer(3)]],
-                                                     uint3 at [[thread_position_in_grid]],
-                                                     uint3 grid [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_conv1d_varlen_states_backward(
+    const device T* grad_y [[buffer(0)]], const device uchar* cu_seqlens [[buffer(1)]],
+    device T* grad_x [[buffer(2)]], constant FwVarlenArgs& args [[buffer(3)]],
+    uint3 at [[thread_position_in_grid]], uint3 grid [[threads_per_grid]]) {
     const int64_t d = at.x;
     if (d >= args.channels) return;
     for (int64_t row = at.y; row < args.total; row += grid.y) {

@@ -5,10 +5,10 @@
 #include "haar.h"
 
 template <typename T>
-[[kernel]] void haar2d_forward(const device T* x [[buffer(0)]], device T* y [[buffer(1)]],
-                               constant FwHaarArgs& args [[buffer(2)]],
-                               uint3 at [[thread_position_in_grid]],
-                               uint3 grid [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void haar2d_forward(
+    const device T* x [[buffer(0)]], device T* y [[buffer(1)]],
+    constant FwHaarArgs& args [[buffer(2)]], uint3 at [[thread_position_in_grid]],
+    uint3 grid [[threads_per_grid]]) {
     haar_forward<T, 2>(x, y, args, at, grid);
 }
 FW_KERNELS("haar2d_forward", haar2d_forward)

@@ -14,7 +14,7 @@
 #include "norm.h"
 
 template <typename T>
-[[kernel]] void layer_norm_forward(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void layer_norm_forward(
     const device T* x [[buffer(0)]], const device uchar* weight [[buffer(1)]],
     const device uchar* bias [[buffer(2)]], const device uchar* residual [[buffer(3)]],
     device T* y [[buffer(4)]], device uchar* residual_out [[buffer(5)]],
@@ -28,7 +28,7 @@ template <typename T>
 FW_KERNELS("layer_norm_forward", layer_norm_forward)
 
 template <typename T>
-[[kernel]] void layer_norm_backward_input(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void layer_norm_backward_input(
     const device uchar* grad_y [[buffer(0)]], const device uchar* grad_residual_out [[buffer(1)]],
     const device T* x [[buffer(2)]], const device uchar* weight [[buffer(3)]],
     const device uchar* bias [[buffer(4)]], const device float* mean [[buffer(5)]],
@@ -42,7 +42,7 @@ template <typename T>
 FW_KERNELS("layer_norm_backward_input", layer_norm_backward_input)
 
 template <typename T>
-[[kernel]] void layer_norm_backward_parameters(
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_backward_parameters(
     const device uchar* grad_y [[buffer(0)]], const device T* x [[buffer(1)]],
     const device uchar* weight [[buffer(2)]], const device uchar* bias [[buffer(3)]],
     const device float* mean [[buffer(4)]], const device float* rstd [[buffer(5)]],
@@ -54,11 +54,10 @@ template <typename T>
 FW_KERNELS("layer_norm_backward_parameters", layer_norm_backward_parameters)
 
 template <typename T>
-[[kernel]] void layer_norm_backward_sum(const device T* partial [[buffer(0)]],
-                                        device uchar* grad_weight [[buffer(1)]],
-                                        device uchar* grad_bias [[buffer(2)]],
-                                        constant FwNormArgs& args [[buffer(3)]],
-                                        uint i [[thread_position_in_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_backward_sum(
+    const device T* partial [[buffer(0)]], device uchar* grad_weight [[buffer(1)]],
+    device uchar* grad_bias [[buffer(2)]], constant FwNormArgs& args [[buffer(3)]],
+    uint i [[thread_position_in_grid]]) {
     if (i >= args.columns) return;
     if (args.grad_weight_dtype != FW_NONE) {
         store_any(grad_weight, args.grad_weight_dtype, i, norm_total(partial, args, 0, i));

@@ -17,10 +17,10 @@
 #include "wtconv_forward.h"
 
 template <typename T>
-[[kernel]] void wtconv2d_low(const device T* x [[buffer(0)]], device float* low [[buffer(1)]],
-                             constant FwHaarArgs& args [[buffer(2)]],
-                             uint3 at [[thread_position_in_grid]],
-                             uint3 grid [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(256)]] void wtconv2d_low(
+    const device T* x [[buffer(0)]], device float* low [[buffer(1)]],
+    constant FwHaarArgs& args [[buffer(2)]], uint3 at [[thread_position_in_grid]],
+    uint3 grid [[threads_per_grid]]) {
     wt_low<T, 2>(x, low, args, at, grid);
 }
 FW_KERNELS("wtconv2d_low", wtconv2d_low)
@@ -28,7 +28,7 @@ FW_KERNELS("wtconv2d_low", wtconv2d_low)
 FW_WT_FORWARD(2)
 
 template <typename T>
-[[kernel]] void wtconv2d_backward_filters(
+[[kernel, max_total_threads_per_threadgroup(256)]] void wtconv2d_backward_filters(
     const device T* grad_y [[buffer(0)]], const device T* x [[buffer(1)]],
     device float* partial [[buffer(2)]], constant FwWtArgs& args [[buffer(3)]],
     threadgroup float* shared [[threadgroup(0)]], uint group [[threadgroup_position_in_grid]],
@@ -41,7 +41,7 @@ template <typename T>
 FW_KERNELS("wtconv2d_backward_filters", wtconv2d_backward_filters)
 
 template <typename T>
-[[kernel]] void wtconv2d_backward_sum(
+[[kernel, max_total_threads_per_threadgroup(256)]] void wtconv2d_backward_sum(
     const device T* partial [[buffer(0)]], const device uchar* weight [[buffer(1)]],
     const device uchar* scale [[buffer(2)]], const device uchar* bias [[buffer(3)]],
     device uchar* grad_weight [[buffer(4)]], device uchar* grad_scale [[buffer(5)]],

@@ -197,7 +197,7 @@ inline void wt_forward(const device T* x, const thread WtParameters& bound,
 
 #define FW_WT_FORWARD(dims)                                                                        \
     template <typename T>                                                                          \
-    [[kernel]] void wtconv##dims##d_forward(                                                       \
+    [[kernel, max_total_threads_per_threadgroup(256)]] void wtconv##dims##d_forward(               \
         const device T* x [[buffer(0)]], const device uchar* base_weight [[buffer(1)]],            \
         const device uchar* base_bias [[buffer(2)]], const device uchar* base_scale [[buffer(3)]], \
         const device uchar* w0 [[buffer(4)]], const device uchar* w1 [[buffer(5)]],                \

@@ -125,3 +125,18 @@ def views() -> list[Callable[[Tensor], Tensor]]:
         lambda t: t[:1].expand(t.shape),
         lambda t: t[..., :1].expand(t.shape),
     ]
+
+
+def check_rounding(rms_norm: Any, dtype: torch.dtype, backend: str) -> None:
+    """Stores of a 16-bit dtype, of which the sum with a residual of zeros is nothing but one: every
+    pattern of 16 bits as the upper half, with ties, their neighbours, infinity and NaN."""
+    upper = torch.arange(2**16, dtype=torch.int64) << 16
+    bits = torch.cat([upper | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    bits = torch.where(bits >= 2**31, bits - 2**32, bits)
+    values = bits.int().view(torch.float32).view(-1, 512)
+    residual = torch.zeros_like(values, dtype=dtype)
+    _, total = rms_norm(values, None, residual, 1, 1e-6, "none", 0.0, False, backend=backend)
+    expected = (values + 0.0).to(dtype)
+    finite = ~expected.isnan()
+    assert torch.equal(total.isnan(), ~finite)
+    assert torch.equal(total[finite].view(torch.int16), expected[finite].view(torch.int16))

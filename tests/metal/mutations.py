@@ -39,7 +39,7 @@ class Mutation(NamedTuple):
 _BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 _WT = [c for c in CASES["wtconv2d"] if c.get("levels") != 9 and c.get("kernel", 5) < 41]
 _CONV = CASES["causal_conv1d"]
-_STATES = [{"shape": (3, 5, 2), "length": 9, "width": 6, "circular": True}]
+_STATES = [{"shape": (3, 5, 12), "length": 5, "width": 6, "circular": True}]  # it wraps
 
 
 def _norm(op: str) -> dict[str, Any]:

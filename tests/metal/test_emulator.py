@@ -16,7 +16,7 @@ from emulator.generate import NotMetalError
 _FRAME = """
 #include "dtype.h"
 template <typename T>
-[[kernel]] void probe(const device T* x [[buffer(0)]], device T* y [[buffer(1)]],
+[[kernel%s]] void probe(const device T* x [[buffer(0)]], device T* y [[buffer(1)]],
                       constant FwHaarArgs& args [[buffer(2)]],
                       threadgroup float* shared [[threadgroup(0)]],
                       uint i [[thread_index_in_threadgroup]],
@@ -41,8 +41,9 @@ def run(metal: Any, builder: Builder, tmp_path: Path) -> Any:
         threads: int = 64,
         memory: int = 256,
         schedule: str = "in_order",
+        attributes: str = "",
     ) -> torch.Tensor:
-        (tmp_path / "probe.metal").write_text(_FRAME % (_USED + body))
+        (tmp_path / "probe.metal").write_text(_FRAME % (attributes, _USED + body))
         metal.load([builder.kernels("probe", flavour, tmp_path)])
         x, y = torch.arange(8.0), torch.full((8,), -1.0)
         metal.schedule = schedule
@@ -105,11 +106,15 @@ def test_what_is_not_written_is_nan(run: Any) -> None:
     ("options", "text"),
     [
         ({"threads": 1056}, "1056 threads in a threadgroup, must be from 1 to 1024"),
+        (
+            {"attributes": ", max_total_threads_per_threadgroup(32)"},
+            "64 threads in a threadgroup, must be from 1 to 32",
+        ),
         ({"memory": 32784}, "32784 bytes of threadgroup memory, must be a multiple of 16 up to 32"),
         ({"memory": 0}, "takes threadgroup memory, and none is set"),
     ],
 )
-def test_sizes_that_no_device_takes(run: Any, options: dict[str, int], text: str) -> None:
+def test_sizes_that_no_device_takes(run: Any, options: dict[str, Any], text: str) -> None:
     with pytest.raises(RuntimeError, match=text):
         run("", **options)
 
@@ -162,7 +167,7 @@ def test_what_metal_has_not(run: Any, body: str, text: str) -> None:
 
 
 def test_a_parameter_needs_an_attribute(builder: Builder, tmp_path: Path, run: Any) -> None:
-    text = (_FRAME % _USED).replace(" [[buffer(1)]]", "")
+    text = (_FRAME % ("", _USED)).replace(" [[buffer(1)]]", "")
     (tmp_path / "probe.metal").write_text(text)
     with pytest.raises(NotMetalError, match="a parameter without an attribute: .*T. y"):
         builder.kernels("probe", folder=tmp_path)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from cases import CASES, DTYPES, views
+from cases import CASES, DTYPES, check_rounding, views
 from check import check_values
 from emulator.arguments import DTYPES as DTYPE_NAMES
 from emulator.build import KERNELS
@@ -100,20 +100,7 @@ def test_bounds_that_leave_the_rows(emulated: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stores_round_to_the_nearest_even(emulated: Any, dtype: torch.dtype) -> None:
-    """The sum with a residual of that dtype is nothing but a store: every pattern of 16 bits as the
-    upper half, with ties, their neighbours, infinity and NaN."""
-    upper = torch.arange(2**16, dtype=torch.int64) << 16
-    bits = torch.cat([upper | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
-    bits = torch.where(bits >= 2**31, bits - 2**32, bits)
-    values = bits.int().view(torch.float32).view(-1, 512)
-    residual = torch.zeros_like(values, dtype=dtype)
-    _, total = emulated["rms_norm"](
-        values, None, residual, 1, 1e-6, "none", 0.0, False, backend=NAME
-    )
-    expected = (values + 0.0).to(dtype)
-    finite = ~expected.isnan()
-    assert torch.equal(total.isnan(), ~finite)
-    assert torch.equal(total[finite].view(torch.int16), expected[finite].view(torch.int16))
+    check_rounding(emulated["rms_norm"], dtype, NAME)
 
 
 def test_a_large_mean_costs_no_accuracy(emulated: Any) -> None:

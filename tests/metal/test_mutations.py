@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cases import check_rounding
 from check import check_values
 from emulator.build import Builder
 from emulator.device import SCHEDULES
@@ -22,6 +24,8 @@ def run(metal: Any, emulated: Any, mutation: Mutation) -> None:
             for options in mutation.cases:
                 args = op.sample(**{"dtype": mutation.dtype, **options})
                 check_values(op, args, "emulator", few=64)
+        if mutation.op == "rms_norm" and mutation.dtype is not torch.float32:
+            check_rounding(op, mutation.dtype, "emulator")
     finally:
         metal.schedule = "in_order"
 

@@ -90,6 +90,13 @@ def test_kernels_are_clean(builder: Builder, recording: Path, flavour: str) -> N
             assert "launches" in result.stdout
 
 
+def test_fibers_without_assembly(builder: Builder, recording: Path) -> None:
+    """What processors other than x86-64 switch with."""
+    libraries = builder.all_kernels(NAMES)
+    result = replay(builder, "ucontext", recording, libraries, "reversed")
+    assert result.returncode == 0, result.stderr[:4000]
+
+
 @pytest.mark.parametrize(
     ("what", "flavour", "report"),
     [

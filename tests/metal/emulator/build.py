@@ -36,6 +36,7 @@ _FLAVOURS = {
     "plain": ["-DFW_ADDRESS_SPACES"],
     "asan": ["-fsanitize=address"],
     "tsan": ["-fsanitize=thread"],
+    "ucontext": ["-DFW_UCONTEXT"],  # of the program alone: fibers as on other processors
 }
 _UNINSTRUMENTED = [
     flag

@@ -1,6 +1,6 @@
 #include "fiber.h"
 
-#if defined(__x86_64__)
+#ifdef FW_ASSEMBLY
 // The registers that a call preserves, and the stack.
 asm(R"(
 .text
@@ -30,7 +30,7 @@ fw_switch:
 namespace emulator {
 
 void prepare(Fiber& fiber, void (*entry)()) {
-#if defined(__x86_64__)
+#ifdef FW_ASSEMBLY
     void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(fiber.stack) + fiber.size) &
                                           ~uintptr_t{15});
     *--top = nullptr;  // where a return address would be: the stack is aligned as after a call
@@ -57,7 +57,7 @@ void switch_to(Fiber& from, Fiber& to, bool last) {
     // one thread does not happen before the next because they share a core
     __tsan_switch_to_fiber(to.tsan, __tsan_switch_to_fiber_no_sync);
 #endif
-#if defined(__x86_64__)
+#ifdef FW_ASSEMBLY
     fw_switch(&from.stack_pointer, to.stack_pointer);
 #else
     swapcontext(&from.context, &to.context);

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FW_UCONTEXT)
+#define FW_ASSEMBLY 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -20,13 +22,13 @@
 
 namespace emulator {
 
-#if defined(__x86_64__)
+#ifdef FW_ASSEMBLY
 extern "C" void fw_switch(void** save, void* to);
 #endif
 
 // Where a fiber, or the scheduler, goes on.
 struct Fiber {
-#if defined(__x86_64__)
+#ifdef FW_ASSEMBLY
     void* stack_pointer = nullptr;
 #else
     ucontext_t context;

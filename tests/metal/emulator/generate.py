@@ -14,7 +14,11 @@ _INSTANTIATION = re.compile(
     r"template\s*\[\[\s*host_name\(([^)]*)\)\s*\]\]\s*\[\[\s*kernel\s*\]\]\s*"
     r"decltype\((\w+)<([^;]*?)>\)\s*\2<\3>\s*;"
 )
-_DECLARATION = re.compile(r"\[\[\s*kernel\s*\]\]\s*void\s+(\w+)\s*\(")
+_DECLARATION = re.compile(
+    r"\[\[\s*kernel\s*(?:,\s*max_total_threads_per_threadgroup\((\d+)\)\s*)?\]\]\s*"
+    r"void\s+(\w+)\s*\("
+)
+_MOST_THREADS = 1024  # of a kernel that does not say
 _ATTRIBUTE = re.compile(r"\[\[\s*(\w+)\s*(?:\(\s*(\d+)\s*\))?\s*\]\]")
 # What the preprocessor, for which `threadgroup` is an address space or nothing, leaves of
 # [[threadgroup(0)]].
@@ -56,6 +60,13 @@ class Parameter(NamedTuple):
     threadgroup: bool
 
 
+class Function(NamedTuple):
+    """A kernel: its parameters, and how many threads a threadgroup of it may have."""
+
+    parameters: list[Parameter]
+    most_threads: int
+
+
 class NotMetalError(Exception):
     """A .metal file holds what its compiler would not take."""
 
@@ -70,11 +81,15 @@ def check_text(name: str, text: str) -> None:
             raise NotMetalError(f"{name}:{line}: {what}: {found[0]!r}")
 
 
-def kernels_of(preprocessed: str) -> dict[str, list[Parameter]]:
-    """Every kernel function, with its parameters."""
+def kernels_of(preprocessed: str) -> dict[str, Function]:
+    """Every kernel function by its name."""
     return {
-        match[1]: [_parameter(match[1], p) for p in _parameters(preprocessed[match.end() :])]
+        name: Function(
+            [_parameter(name, p) for p in _parameters(preprocessed[match.end() :])],
+            int(match[1] or _MOST_THREADS),
+        )
         for match in _DECLARATION.finditer(preprocessed)
+        for name in [match[2]]
     }
 
 
@@ -86,19 +101,20 @@ def generate(preprocessed: str) -> str:
 
     def remember(match: re.Match[str]) -> str:
         name = "".join(re.findall(r'"([^"]*)"', match[1]))
-        parameters = kernels[match[2]]
+        parameters, threads = kernels[match[2]]
         buffers = sum(1 << p.buffer for p in parameters if p.buffer is not None)
         takes_memory = str(any(p.threadgroup for p in parameters)).lower()
         call = f"{match[2]}<{match[3]}>({', '.join(p.passed for p in parameters)})"
         entries.append(
-            f'{{"{name}", [](const emulator::Thread& t) {{ {call}; }}, {buffers}u, {takes_memory}}}'
+            f'{{"{name}", [](const emulator::Thread& t) {{ {call}; }}, '
+            f"{buffers}u, {takes_memory}, {threads}}}"
         )
         return ""
 
     code = _INSTANTIATION.sub(remember, preprocessed)
     if "host_name" in code or not entries:
         raise NotMetalError("an instantiation is not of the form that FW_KERNEL gives")
-    table = ",\n    ".join([*entries, "{nullptr, nullptr, 0, false}"])
+    table = ",\n    ".join([*entries, "{nullptr, nullptr, 0, false, 0}"])
     return (
         f"{code}\nstatic const emulator::Kernel fw_table[] = {{\n    {table}}};\n"
         'extern "C" const emulator::Kernel* fw_kernels() { return fw_table; }\n'

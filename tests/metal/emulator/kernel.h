@@ -27,6 +27,7 @@ struct Kernel {
     void (*run)(const Thread&);
     uint32_t buffers;  // a bit for each index that it takes
     bool threadgroup;  // whether it takes threadgroup memory
+    uint32_t threads;  // in a threadgroup at most
 };
 
 // Every library of compiled kernels exports this function; a kernel without a name ends the table.

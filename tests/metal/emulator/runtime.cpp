@@ -27,9 +27,10 @@ std::map<std::string, const Kernel*>& kernels() {
 
 void check(const Launch& launch, const Kernel& kernel) {
     const int64_t threads = launch.threads[0] * launch.threads[1] * launch.threads[2];
-    if (threads < 1 || threads > kMostThreads) {
+    const int64_t most = std::min<int64_t>(kernel.threads, kMostThreads);
+    if (threads < 1 || threads > most) {
         fail(launch, std::to_string(threads) + " threads in a threadgroup, must be from 1 to " +
-                         std::to_string(kMostThreads));
+                         std::to_string(most));
     }
     for (const int64_t groups : launch.groups) {
         if (groups < 1 || groups >= int64_t{1} << 32) {
