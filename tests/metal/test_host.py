@@ -111,7 +111,7 @@ FAULTS = {  # each in a copy of kernels_metal/
         "host/encode.mm",
         "threadsPerThreadgroup:size_of(threads)",
         "threadsPerThreadgroup:MTLSizeMake(2048, 1, 1)",
-        "threads a threadgroup, must be 1 to 1024",
+        "2048 x 1 x 1 threads a threadgroup, must be 1 to 256",
     ),
     "a misspelt kernel": Fault(
         "haar2d.mm", '"haar2d_forward"', '"haar2d_foward"', "there is no Metal kernel haar2d_foward"

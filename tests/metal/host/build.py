@@ -129,7 +129,7 @@ class HostBuilder:
             includes = [f"-I{folder}" for folder in (EMULATOR / "include", EMULATOR, KERNELS)]
             metal = ["-E", "-P", "-x", "c++", "-D__METAL_VERSION__=300"]
             code = _run([COMPILER, *metal, *includes, file])
-            for kernel in re.finditer(r"\[\[\s*kernel\s*\]\]\s*void\s+(\w+)\s*\(", code):
+            for kernel in re.finditer(r"\[\[\s*kernel\b[^]]*\]\]\s*void\s+(\w+)\s*\(", code):
                 struct = re.search(r"(Fw\w+Args)\s*&", code[kernel.end() :])
                 if struct is not None:
                     entries.append(f'{{"{kernel[1]}", sizeof({struct[1]})}},')

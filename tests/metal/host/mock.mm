@@ -163,7 +163,7 @@ static FWMockCommandBuffer* the_command_buffer() {
 
 @implementation FWMockPipeline
 - (NSUInteger)maxTotalThreadsPerThreadgroup {
-    return 1024;
+    return kernel->threads;
 }
 @end
 
@@ -281,8 +281,9 @@ static FWMockCommandBuffer* the_command_buffer() {
     check(kernel != nullptr, "a dispatch without a pipeline state");
     [self checkBindings];
     const std::string of = std::string(kernel->name) + ": ";
-    check(threads_of(threads) >= 1 && threads_of(threads) <= 1024,
-          of + text_of(threads) + " threads a threadgroup, must be 1 to 1024");
+    check(threads_of(threads) >= 1 && threads_of(threads) <= kernel->threads,
+          of + text_of(threads) + " threads a threadgroup, must be 1 to " +
+              std::to_string(kernel->threads));
     check(groups.width >= 1 && groups.height >= 1 && groups.depth >= 1,
           of + "a grid of " + text_of(groups) + " threadgroups");
     size_t memory = 0;
