@@ -39,15 +39,17 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
 // A gradient with the shape, strides and dtype of `like`, whose sum is written densely.
 template <class A>
 struct ColumnSum {
+    bool wanted = false;  // `partial` does not tell: that of no elements is null
     const A* partial = nullptr;
     Tensor result, dense;
 
     ColumnSum() = default;
     ColumnSum(const Tensor& like, const A* partial)
-        : partial(partial),
+        : wanted(true),
+          partial(partial),
           result(fresh_like(like)),
           dense(result.is_contiguous() ? result : fresh(like, {like.numel()})) {}
-    explicit operator bool() const { return partial != nullptr; }
+    explicit operator bool() const { return wanted; }
 
     PartialSums<A> of() const { return {partial, Untyped(dense)}; }
     void finish() {

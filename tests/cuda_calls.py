@@ -31,6 +31,8 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"shape": (2, 3, 56, 56), "levels": 5, "kernel": 7},
         {"shape": (2, 33, 10, 12), "channels_last": True, "kernel": 3},
         {"shape": (1, 2, 150, 210), "levels": 3, "kernel": 4},
+        {"shape": (1, 3, 80, 150), "levels": 3, "kernel": 5},
+        {"shape": (2, 12, 56, 56), "levels": 5, "channels_last": True, "kernel": 5},
     ],
     "causal_conv1d": [
         {},
