@@ -167,7 +167,9 @@ def test_tables() -> None:
     console = Console(file=text, width=140)
     report.print_tables(console, rows)
     report.print_machine(console, HERE)
-    report.print_moves(console, rows, [replace(r, p20_ms=9e6, p50_ms=9e6, p80_ms=9e6) for r in rows])
+    report.print_moves(
+        console, rows, [replace(r, p20_ms=9e6, p50_ms=9e6, p80_ms=9e6) for r in rows]
+    )
     for word in ("rms_norm", "8x16", "fwd+bwd", "speed-up", "a cpu, AVX2, 1 threads", "4 of 4"):
         assert word in text.getvalue()
     by_provider = {r.provider: r for r in rows if r.direction == "forward"}
