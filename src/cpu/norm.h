@@ -243,6 +243,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                 stream_fence();
             });
         };
+        // The row that is normalised is the sum that is returned, rounding included. Apart from
+        // `run`, which would be compiled for every dtype of a residual.
+        std::optional<Rows> other;
+        if (present(residual)) other.emplace(*residual, o.norm_dims);
+        const auto add_residual = [&](int64_t r, A* row) {
+            with_dtype(residual->scalar_type(), op, [&](auto residual_type) {
+                using R = typename decltype(residual_type)::type;
+                const R* p = other->tensor.template const_data_ptr<R>() + other->offset(r);
+                R* sum = total.mutable_data_ptr<R>() + r * n;
+                for (int64_t i = 0; i < n; ++i) {
+                    const auto v = row[i] + static_cast<A>(to_acc(p[i * other->step]));
+                    sum[i] = from_acc<R>(static_cast<acc_t<R>>(v));
+                    row[i] = static_cast<A>(to_acc(sum[i]));
+                }
+            });
+        };
         with_common_activation(o.activation, [&](auto activation) {
             const T* first = in.tensor.const_data_ptr<T>();
             if (!present(residual)) {
@@ -262,21 +278,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                     };
                 });
             }
-            const Rows other(*residual, o.norm_dims);
-            with_dtype(residual->scalar_type(), op, [&](auto residual_type) {
-                using R = typename decltype(residual_type)::type;
-                run(activation, [&](int64_t r, A* scratch, const A*&) {
-                    const R* p = other.tensor.const_data_ptr<R>() + other.offset(r);
-                    R* sum = total.mutable_data_ptr<R>() + r * n;
-                    load_row(first + in.offset(r), in.step, n, scratch);
-                    // The row that is normalised is the sum that is returned, rounding included.
-                    for (int64_t i = 0; i < n; ++i) {
-                        const auto v = scratch[i] + static_cast<A>(to_acc(p[i * other.step]));
-                        sum[i] = from_acc<R>(static_cast<acc_t<R>>(v));
-                        scratch[i] = static_cast<A>(to_acc(sum[i]));
-                    }
-                    return [=](int64_t i, auto lanes) { return load_lanes(scratch + i, lanes); };
-                });
+            run(activation, [&](int64_t r, A* scratch, const A*&) {
+                load_row(first + in.offset(r), in.step, n, scratch);
+                add_residual(r, scratch);
+                return [=](int64_t i, auto lanes) { return load_lanes(scratch + i, lanes); };
             });
         });
     });
