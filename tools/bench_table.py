@@ -5,34 +5,37 @@
 Times in ms; a case has a line for the forward and one for forward and backward.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fusewright.bench.report import _ms, _short, speedup
-from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, is_rival, read_csv
+from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, Row, is_rival, read_csv
 
 
-def cell(group, provider):
+def cell(group: Mapping[str, Row], provider: str) -> str:
     return _ms(group[provider].p50_ms) if provider in group else ""
 
 
-def host(group):
+def host(group: Mapping[str, Row]) -> str:
     """Ours against the best of those who are neither eager nor compiled, in µs."""
     peers = [g.host_ms for p, g in group.items() if is_rival(p) and p not in (EAGER, COMPILE)]
     ours = f"{1e3 * group[FUSEWRIGHT].host_ms:.0f}"
     return f"{ours} / {1e3 * min(peers):.0f}" if peers else ours
 
 
-def memory(group):
+def memory(group: Mapping[str, Row]) -> str:
     return " / ".join(f"{group[p].peak_mb:.3g}" for p in (FUSEWRIGHT, EAGER) if p in group)
 
 
-def main(paths):
+def main(paths: Sequence[str]) -> None:
     rows = [row for path in paths for row in read_csv(Path(path))]
     first = rows[0]
     print(f"{first.device}, torch {first.torch}, fusewright {first.fusewright} at {first.commit}.")
     for op in dict.fromkeys(row.op for row in rows):
-        groups = {}
+        groups: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in rows:
             if row.op == op:
                 groups.setdefault(row.key[:-1], {})[row.provider] = row
