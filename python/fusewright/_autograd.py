@@ -87,8 +87,7 @@ def _gradient(d: Derivative, mapped: bool) -> Any:
         backend: str, needs: int, lengths: tuple[int, ...], rest: tuple[Any, ...], *tensors: Any
     ) -> Any:
         layout = d.layout(lengths)
-        values = d.join(layout, tensors[outputs:], rest)
-        return tuple(d.kernel(backend, layout, needs, tensors[:outputs], values))
+        return tuple(d.kernel(backend, layout, needs, tensors[:outputs], tensors[outputs:], rest))
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _, ctx.needs, ctx.lengths, ctx.rest, *tensors = inputs
@@ -150,8 +149,7 @@ def _backward(ctx: Any, d: Derivative, gradient: Any, grads: Sequence[Any]) -> A
     if torch.is_grad_enabled():  # somebody may differentiate again
         result = gradient.apply(ctx.backend, needs, ctx.lengths, ctx.rest, *grads, *tensors)
     else:
-        values = d.join(layout, tensors, ctx.rest)
-        result = d.kernel(ctx.backend, layout, needs, grads, values)
+        result = d.kernel(ctx.backend, layout, needs, grads, tensors, ctx.rest)
     for value, place in layout.gradients:
         if flags[value]:
             found[value] = result[place]

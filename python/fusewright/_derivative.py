@@ -36,16 +36,18 @@ class Layout(NamedTuple):
 
     Attributes:
         kept: the tensors to save, among the values.
+        others: the rest of them.
         absent: the tensor arguments that the backward does not name.
         merged: `Op.merged` as places: two among the values, one among the returns; or None.
         bits: pairs of a value and the bit of `needs` that asks for its gradient.
         gradients: pairs of a value and the place of its gradient among the returns of the
             backward, lists spread out.
-        kernel: the backward kernel's arguments: places in the output gradients, `needs` and the
-            values, in one list; slices for lists.
+        kernel: the backward kernel's arguments: places in the output gradients, `needs`, what is
+            kept and the others, in one list; slices for lists.
     """
 
     kept: tuple[int, ...]
+    others: tuple[int, ...]
     absent: tuple[int, ...]
     merged: tuple[int, int, int] | None
     bits: tuple[tuple[int, int], ...]
@@ -112,14 +114,17 @@ class Derivative:
             bits.extend((value, 1 << bit) for value, _ in pairs)
             gradients.extend(pairs)
 
+        others = [value for value in range(end) if value not in kept]
+        at = {value: self.outputs + 1 + i for i, value in enumerate(kept + others)}
         places: dict[str, int | slice] = {GRAD + name: i for i, name in enumerate(self.op.outputs)}
         places[NEEDS] = self.outputs
         lists = [a.name for a in self.forward.arguments if a.is_list]
         for name, span in spans.items():
-            start = span.start + self.outputs + 1
+            start = at[span.start] if span else 0
             places[name] = slice(start, start + len(span)) if name in lists else start
         return Layout(
             kept=tuple(kept),
+            others=tuple(others),
             absent=tuple(absent),
             merged=merged,
             bits=tuple(bits),
@@ -130,7 +135,7 @@ class Derivative:
     def split(
         self, layout: Layout, flat: Sequence[Any], returns: Sequence[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """The tensors of a call to save, and its values with None in their places."""
+        """The values of a call, the tensors to save apart from the others."""
         values = [*flat, *[returns[i] for i in self.extras]]
         if layout.merged is not None:
             first, second, total = layout.merged
@@ -139,18 +144,13 @@ class Derivative:
         for i in layout.absent:
             if values[i] is not None:
                 values[i] = Absent(values[i].shape, values[i].dtype, values[i].device)
-        tensors = [values[i] for i in layout.kept]
-        for i in layout.kept:
-            values[i] = None
-        return tensors, values
+        return [values[i] for i in layout.kept], [values[i] for i in layout.others]
 
     @staticmethod
-    def join(layout: Layout, tensors: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
+    def join(layout: Layout, tensors: Sequence[Any], others: Sequence[Any]) -> list[Any]:
         """The inverse of `split`: the values."""
-        values = list(rest)
-        for i, tensor in zip(layout.kept, tensors, strict=True):
-            values[i] = tensor
-        return values
+        found = dict(zip((*layout.kept, *layout.others), (*tensors, *others), strict=True))
+        return [found[i] for i in range(len(found))]
 
     def kernel(
         self,
@@ -158,12 +158,13 @@ class Derivative:
         layout: Layout,
         needs: int,
         grads: Sequence[Tensor | None],
-        values: Sequence[Any],
+        tensors: Sequence[Any],
+        others: Sequence[Any],
     ) -> Sequence[Tensor]:
         """Call the backend's gradient kernel; its returns, lists spread out."""
         run = self.op.kernels[backend].backward
         assert run is not None
-        given = [*grads, needs, *values]
+        given = [*grads, needs, *tensors, *others]
         result = run(*[given[place] for place in layout.kernel])
         if isinstance(result, Tensor):
             return (result,)
