@@ -153,8 +153,13 @@ struct RowParameter {
         }
     }
     // The k-th pack, which is at column i.
-    __device__ void get(int k, int i, float (&values)[N]) const {
+    __device__ void get(int k, int i, float (&values)[N]) {
         if constexpr (kept) {
+            // in a loop they would be unpacked ahead of it, into more registers than there are
+            if constexpr (fused == Fused::relu) {
+                uint4& pack = words[k];
+                asm volatile("" : "+r"(pack.x), "+r"(pack.y), "+r"(pack.z), "+r"(pack.w));
+            }
             accumulators(reinterpret_cast<const Pack<T, N>&>(words[k]), values);
         } else if (from) {
             load_pack(from, i, values);

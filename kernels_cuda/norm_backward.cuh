@@ -10,8 +10,8 @@ namespace fusewright::cuda {
 using BackwardShapes = RowShapes<RowShape<32, 2, 8>, RowShape<32, 4, 8>, RowShape<256, 2>,
                                  RowShape<512, 2>, RowShape<512, 4>>;
 
-// Blocks of a shape on a multiprocessor. With more, and so more rows on their way, memory is
-// slower.
+// Blocks of a shape on a multiprocessor. More of them, with more rows on their way at once, find
+// the memory slower.
 template <class Shape>
 constexpr int kBackwardBlocks = Shape::rows > 1 ? 1 : 512 / Shape::block;
 
@@ -72,7 +72,8 @@ __device__ inline void write_sums(const RowPacks<Shape, N>& in_row,
     in_row.each([&](int k, int i) {
 #pragma unroll
         for (int j = 0; j < N; j += 4) {
-            *reinterpret_cast<float4*>(own + i + j) = *reinterpret_cast<const float4*>(&sums[k][j]);
+            const auto& sum = sums[k];
+            *reinterpret_cast<float4*>(own + i + j) = {sum[j], sum[j + 1], sum[j + 2], sum[j + 3]};
         }
     });
     if constexpr (Shape::rows > 1) {
@@ -136,8 +137,8 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
     constexpr int ahead = Pipe::kStages - 1;
 #pragma unroll
     for (int stage = 0; stage < ahead; ++stage) fetch(stage, row + stage * step);
-    const RowParameter<T, Shape, fused, 1> weights(p.weight, in_row);
-    const RowParameter<T, Shape, fused, 0> biases(p.bias, in_row);
+    RowParameter<T, Shape, fused, 1> weights(p.weight, in_row);
+    RowParameter<T, Shape, fused, 0> biases(p.bias, in_row);
     const float offset = weight_offset<centred>(p);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);

@@ -22,11 +22,11 @@ struct BlockScratch {
     A places[2][most * threads / 32];
 };
 
-// Every thread gets the sums of all `threads` threads, a multiple of 32.
+// Every thread gets the sums of all `threads` threads, whose warps are a power of two.
 template <int threads, int most, int N, class A>
 __device__ inline void block_sum(A (&v)[N], BlockScratch<threads, most, A>& place, int& turn) {
-    static_assert(N <= most);
     constexpr int warps = threads / 32;
+    static_assert(N <= most && threads % 32 == 0 && (warps & (warps - 1)) == 0);
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = warp_sum(v[i]);
     if constexpr (warps > 1) {
