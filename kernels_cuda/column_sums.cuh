@@ -6,7 +6,7 @@
 
 namespace fusewright::cuda {
 
-constexpr int kSumLanes = 32, kSumParts = 16;
+constexpr int kSumLanes = 32, kSumParts = 16, kSumAhead = 8;
 
 template <class A>
 struct PartialSums {
@@ -25,7 +25,16 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
     const int64_t i = int64_t{blockIdx.x} * kSumLanes + threadIdx.x;
     A sum = 0;
     if (i < columns) {
-        for (int64_t b = threadIdx.y; b < count; b += kSumParts) sum += partial[b * stride + i];
+        for (int64_t b = threadIdx.y; b < count; b += kSumParts * kSumAhead) {
+            A ahead[kSumAhead];
+#pragma unroll
+            for (int k = 0; k < kSumAhead; ++k) {
+                const int64_t block = b + k * kSumParts;
+                ahead[k] = block < count ? partial[block * stride + i] : A(0);
+            }
+#pragma unroll
+            for (int k = 0; k < kSumAhead; ++k) sum += ahead[k];
+        }
     }
     parts[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();

@@ -154,8 +154,9 @@ template <int N>
 __device__ inline void load_pack(const Untyped& t, int64_t i, float (&values)[N]) {
     with_element<false>(t.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        accumulators(*reinterpret_cast<const Pack<T, N>*>(static_cast<const T*>(t.data) + i),
-                     values);
+        const Pack<T, N> pack =
+            *reinterpret_cast<const Pack<T, N>*>(static_cast<const T*>(t.data) + i);
+        accumulators(pack, values);
     });
 }
 

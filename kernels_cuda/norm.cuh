@@ -62,12 +62,22 @@ __device__ inline A round_if(const NormParams<A>& p, A v) {
     return v;
 }
 
-// How a row is spread: `threads` a row, each with `packs` of 16 bytes; a block has as many rows as
-// fill it.
-template <int threads_, int packs_>
+// How a row is spread: `threads` a row, each with `packs` of 16 bytes; a block has one row, or
+// several of a warp each.
+template <int threads_, int packs_, int rows_ = 1>
 struct RowShape {
-    static constexpr int threads = threads_, packs = packs_;
-    static constexpr int block = threads == 32 ? 128 : threads, rows = block / threads;
+    static constexpr int threads = threads_, packs = packs_, rows = rows_, block = threads * rows;
+    static_assert(rows == 1 || threads == 32);
+};
+
+// Calls f with the first shape, from the smallest on, that holds rows of `packs`; false where none
+// does.
+template <class... Shapes>
+struct RowShapes {
+    template <class F>
+    static bool with(int64_t packs, F&& f) {
+        return ((packs <= Shapes::threads * Shapes::packs && (f(Shapes{}), true)) || ...);
+    }
 };
 
 // The packs of N elements of a row that a thread has.
@@ -115,58 +125,60 @@ __device__ inline void dispatch_fused(Activation activation, F&& f) {
     if constexpr (fused == Fused::any) dispatch_common(activation, f);
 }
 
-// A parameter's elements for this thread's columns, 0 where it is absent. They stay packed, in
-// registers or, where `kept` is off, in the L1 cache: as floats they would not fit.
-template <class T, class Shape, Fused fused, bool kept = fused != Fused::any>
+// A parameter's elements for this thread's columns; one that is absent is 1 or 0 everywhere. They
+// stay packed in registers, as floats they would not fit; those of another type are read when asked
+// for.
+template <class T, class Shape, Fused fused, int absent>
 struct RowParameter {
     static constexpr int N = kPack<T>;
-    using Packed = Pack<T, N>;
+    static constexpr bool kept = fused != Fused::any;
+    // the bits of ones, two of them where they are that small
+    static constexpr unsigned kOnes = std::is_same_v<T, float>    ? 0x3f800000
+                                      : std::is_same_v<T, __half> ? 0x3c003c00
+                                                                  : 0x3f803f80;
+    static constexpr unsigned kFill = absent == 1 ? kOnes : 0;
     Untyped from;
-    RowPacks<Shape, N> row;
-    Packed packs[kept ? Shape::packs : 1];
+    uint4 words[kept ? Shape::packs : 1];
 
-    __device__ RowParameter(const Untyped& from, const RowPacks<Shape, N>& row)
-        : from(from), row(row) {
+    __device__ RowParameter(const Untyped& from, const RowPacks<Shape, N>& in_row) : from(from) {
         if constexpr (kept) {
 #pragma unroll
-            for (int k = 0; k < Shape::packs; ++k) packs[k] = read(k);
+            for (int k = 0; k < Shape::packs; ++k) {
+                const T* at = static_cast<const T*>(from.data) + in_row.column(k);
+                words[k] = {kFill, kFill, kFill, kFill};
+                if (from && in_row.column(k) < in_row.columns) {
+                    words[k] = *reinterpret_cast<const uint4*>(at);
+                }
+            }
         }
     }
-    __device__ Packed read(int k) const {
-        Packed pack = {};
-        const int i = row.column(k);
-        if (from && i < row.columns) {
-            pack = *reinterpret_cast<const Packed*>(static_cast<const T*>(from.data) + i);
-        }
-        return pack;
-    }
-    __device__ void get(int k, float (&values)[N]) const {
+    // The k-th pack, which is at column i.
+    __device__ void get(int k, int i, float (&values)[N]) {
         if constexpr (kept) {
-            accumulators(packs[k], values);
-        } else if constexpr (fused != Fused::any) {
-            accumulators(read(k), values);
+            // in a loop they would be unpacked ahead of it, into more registers than there are
+            if constexpr (fused == Fused::relu) {
+                uint4& pack = words[k];
+                asm volatile("" : "+r"(pack.x), "+r"(pack.y), "+r"(pack.z), "+r"(pack.w));
+            }
+            accumulators(reinterpret_cast<const Pack<T, N>&>(words[k]), values);
+        } else if (from) {
+            load_pack(from, i, values);
         } else {
 #pragma unroll
-            for (int j = 0; j < N; ++j) values[j] = 0.f;
-            if (from && row.column(k) < row.columns) load_pack(from, row.column(k), values);
+            for (int j = 0; j < N; ++j) values[j] = absent;
         }
     }
 };
 
-// What is added to a weight; one that is absent is 1.
+// What is added to a weight; layer_norm knows no such offset.
+template <bool centred>
 __device__ inline float weight_offset(const NormParams<float>& p) {
-    return p.weight ? p.offset : 1.f;
+    return !centred && p.weight ? p.offset : 0.f;
 }
 
-// f(k, j) for all elements of this thread, also those past the end of the row.
-template <int packs, int N, class F>
-__device__ inline void for_elements(F&& f) {
-#pragma unroll
-    for (int k = 0; k < packs; ++k) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) f(k, j);
-    }
-}
+// Sums over rows that a block writes: for the weight, and for the bias that only layer_norm has.
+template <bool centred>
+constexpr int kPlanes = centred ? 2 : 1;
 
 // A mean in float is not exact; what it lost is the mean of the deviations. 16-bit rows are not
 // exact to that degree themselves.

@@ -7,28 +7,13 @@
 
 namespace fusewright::cuda {
 
-// Calls f with the shape for rows of `packs`; false where none is large enough.
-template <class F>
-bool with_backward_shape(int64_t packs, F&& f) {
-    if (packs <= 32 * 2) {
-        f(RowShape<32, 2>{});
-    } else if (packs <= 64 * 2) {
-        f(RowShape<64, 2>{});
-    } else if (packs <= 256 * 2) {
-        f(RowShape<256, 2>{});
-    } else if (packs <= 512 * 2) {
-        f(RowShape<512, 2>{});
-    } else if (packs <= 512 * 4) {
-        f(RowShape<512, 4>{});
-    } else {
-        return false;
-    }
-    return true;
-}
+using BackwardShapes = RowShapes<RowShape<32, 2, 8>, RowShape<32, 4, 8>, RowShape<256, 2>,
+                                 RowShape<512, 2>, RowShape<512, 4>>;
 
-// Blocks of a shape on a multiprocessor that registers are to suffice for.
+// Blocks of a shape on a multiprocessor. More of them, with more rows on their way at once, find
+// the memory slower.
 template <class Shape>
-constexpr int kResidentBlocks = Shape::packs == 2 ? 512 / Shape::block : 1;
+constexpr int kBackwardBlocks = Shape::rows > 1 ? 1 : 512 / Shape::block;
 
 // Rows of some tensors on their way into shared memory, where a thread finds again what it asked
 // for itself. One row of `kStages` is worked on while the others are on their way.
@@ -49,7 +34,7 @@ struct RowPipe {
     // Starts a row whose first element for this thread is at `from`; `done` closes what belongs
     // together.
     __device__ void fetch(int stage, int stream, const T* from) const {
-        const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&slot(stage, stream, 0)));
+        const auto to = shared_address(&slot(stage, stream, 0));
         row.each([&](int k, int) {
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                              to + k * Shape::block * static_cast<unsigned>(sizeof(Packed))),
@@ -57,24 +42,14 @@ struct RowPipe {
         });
     }
     __device__ static void done() { asm volatile("cp.async.commit_group;"); }
-    // Waits for the oldest rows.
+    // Waits for the oldest row.
     __device__ static void wait() {
         asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
     }
-};
 
-// Where a tensor's next row is fetched from.
-template <class T>
-struct RowCursor {
-    const T* at;
-    int64_t step;
-
-    __device__ RowCursor(const T* base, int64_t stride, int64_t row, int64_t rows, int column)
-        : at(base + row * stride + column), step(rows * stride) {}
-    __device__ const T* next() {
-        const T* now = at;
-        at += step;
-        return now;
+  private:
+    __device__ static unsigned shared_address(const void* p) {
+        return static_cast<unsigned>(__cvta_generic_to_shared(p));
     }
 };
 
@@ -89,53 +64,45 @@ struct NormBackward {
     float* partial;  // null where no parameter's is
 };
 
-// Adds a block's sums for its columns, one row of threads after the other, and writes them.
+// Adds a block's sums for its columns and writes them; `shared` has room for all its rows.
 template <class Shape, int N>
 __device__ inline void write_sums(const RowPacks<Shape, N>& in_row,
                                   const float (&sums)[Shape::packs][N], float* shared, float* to) {
-    const int part = threadIdx.x / Shape::threads;
-    if constexpr (Shape::rows > 1) __syncthreads();
-    for (int turn = 0; turn < Shape::rows; ++turn) {
-        if (part == turn) {
-            in_row.each([&](int k, int i) {
+    float* own = Shape::rows == 1 ? to : shared + threadIdx.x / Shape::threads * in_row.columns;
+    in_row.each([&](int k, int i) {
 #pragma unroll
-                for (int j = 0; j < N; ++j) {
-                    float sum = sums[k][j];
-                    if (turn > 0) sum += shared[i + j];
-                    if (turn == Shape::rows - 1) {
-                        to[i + j] = sum;
-                    } else {
-                        shared[i + j] = sum;
-                    }
-                }
-            });
+        for (int j = 0; j < N; j += 4) {
+            const auto& sum = sums[k];
+            *reinterpret_cast<float4*>(own + i + j) = {sum[j], sum[j + 1], sum[j + 2], sum[j + 3]};
         }
-        if constexpr (Shape::rows > 1) __syncthreads();
+    });
+    if constexpr (Shape::rows > 1) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < in_row.columns; i += Shape::block) {
+            float sum = shared[i];
+#pragma unroll
+            for (int row = 1; row < Shape::rows; ++row) sum += shared[row * in_row.columns + i];
+            to[i] = sum;
+        }
+        __syncthreads();
     }
 }
 
-// g *= the activation's derivative, where v holds the normalised elements.
-template <Fused fused, class Weight, class Bias, int packs, int N>
-__device__ inline void differentiate_row(const NormParams<float>& p, const Weight& weight,
-                                         const Bias& bias, const float (&v)[packs][N],
-                                         float (&g)[packs][N]) {
-    const float offset = weight_offset(p);
+// g *= the activation's derivative, where v holds normalised elements.
+template <Fused fused, int N>
+__device__ inline void differentiate(const NormParams<float>& p, const float (&v)[N],
+                                     const float (&weight)[N], const float (&bias)[N],
+                                     float (&g)[N]) {
+    dispatch_fused<fused>(p.activation, [&](auto act) {
 #pragma unroll
-    for (int k = 0; k < packs; ++k) {
-        float w[N], pre[N];
-        weight.get(k, w);
-        bias.get(k, pre);
-#pragma unroll
-        for (int j = 0; j < N; ++j) pre[j] = fmaf(round_if(p, v[k][j]), w[j] + offset, pre[j]);
-        dispatch_fused<fused>(p.activation, [&](auto act) {
-#pragma unroll
-            for (int j = 0; j < N; ++j) g[k][j] *= activate_grad<act.value>(pre[j]);
-        });
-    }
+        for (int j = 0; j < N; ++j) {
+            g[j] *= activate_grad<act.value>(fmaf(round_if(p, v[j]), weight[j], bias[j]));
+        }
+    });
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block, kResidentBlocks<Shape>)
+__global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
     norm_backward_kernel(const __grid_constant__ NormBackward<T> io,
                          const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
@@ -145,79 +112,92 @@ __global__ void __launch_bounds__(Shape::block, kResidentBlocks<Shape>)
     using Pipe = RowPipe<T, Shape>;
     const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), in_row, io.piped ? 3 : 2};
-    const int64_t step = int64_t{gridDim.x} * Shape::rows;
-    int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads, ahead = row;
-    RowCursor<T> x(io.x, io.x_rows, row, step, in_row.column(0));
-    RowCursor<T> grad_y(io.grad_y, io.grad_rows, row, step, in_row.column(0));
-    RowCursor<T> grad_total(static_cast<const T*>(io.grad_total.data), io.total_rows, row, step,
-                            in_row.column(0));
-    const auto fetch = [&](int stage) {
-        if (ahead < p.rows) {
-            pipe.fetch(stage, 0, x.next());
-            pipe.fetch(stage, 1, grad_y.next());
-            if (io.piped) pipe.fetch(stage, 2, grad_total.next());
+    const int step = static_cast<int>(gridDim.x) * Shape::rows, first = in_row.column(0);
+    int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads;
+    // a row's statistics are asked for one row ahead, before what is fetched then: behind the rows
+    // on their way they would come last, and the row would wait for them
+    float next_mean = 0, next_rstd = 0;
+    const auto ask = [&](int64_t row) {
+        if (row >= p.rows) return;
+        if constexpr (centred) next_mean = io.mean[row];
+        next_rstd = io.rstd[row];
+    };
+    ask(row);
+    const auto fetch = [&](int stage, int64_t row) {
+        if (row < p.rows) {
+            pipe.fetch(stage, 0, io.x + row * io.x_rows + first);
+            pipe.fetch(stage, 1, io.grad_y + row * io.grad_rows + first);
+            if (io.piped) {
+                const auto* from = static_cast<const T*>(io.grad_total.data);
+                pipe.fetch(stage, 2, from + row * io.total_rows + first);
+            }
         }
         Pipe::done();
-        ahead += step;
     };
+    constexpr int ahead = Pipe::kStages - 1;
 #pragma unroll
-    for (int s = 0; s < Pipe::kStages - 1; ++s) fetch(s);
-    const RowParameter<T, Shape, fused> weight(p.weight, in_row);
-    const RowParameter<T, Shape, fused, false> bias(p.bias, in_row);
-    const float offset = weight_offset(p);
+    for (int stage = 0; stage < ahead; ++stage) fetch(stage, row + stage * step);
+    RowParameter<T, Shape, fused, 1> weights(p.weight, in_row);
+    RowParameter<T, Shape, fused, 0> biases(p.bias, in_row);
+    const float offset = weight_offset<centred>(p);
     float dweight[packs][N] = {}, dbias[centred ? packs : 1][N] = {};
     const float scale = 1.f / static_cast<float>(p.columns);
     for (int stage = 0; row < p.rows; row += step, stage = (stage + 1) % Pipe::kStages) {
-        fetch((stage + Pipe::kStages - 1) % Pipe::kStages);
-        const float mean = centred ? io.mean[row] : 0.f, rstd = io.rstd[row];
+        const float mean = next_mean, rstd = next_rstd;
+        ask(row + step);
+        fetch((stage + ahead) % Pipe::kStages, row + ahead * step);
         Pipe::wait();
-        float v[packs][N] = {}, g[packs][N] = {};
-        in_row.each([&](int k, int) {
-            accumulators(pipe.slot(stage, 0, k), v[k]);
-            accumulators(pipe.slot(stage, 1, k), g[k]);
-            if constexpr (centred) {
-#pragma unroll
-                for (int j = 0; j < N; ++j) v[k][j] -= mean;
-            }
-        });
+        float v[packs][N], g[packs][N];
+        in_row.each([&](int k, int) { accumulators(pipe.slot(stage, 0, k), v[k]); });
         float rest = 0;
         if constexpr (centred && kExactMean<T>) {
             float lost[1] = {0};
-            for_elements<packs, N>([&](int k, int j) { lost[0] += v[k][j]; });
+            in_row.each([&](int k, int) {
+#pragma unroll
+                for (int j = 0; j < N; ++j) {
+                    v[k][j] -= mean;
+                    lost[0] += v[k][j];
+                }
+            });
             block_sum(lost, scratch, turn);
             rest = lost[0] * scale;
         }
-        for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
-        if constexpr (fused != Fused::none) differentiate_row<fused>(p, weight, bias, v, g);
-        if (fused == Fused::any && p.round_first) {
-            for_elements<packs, N>(
-                [&](int k, int j) { dweight[k][j] += g[k][j] * round_if(p, v[k][j]); });
-        } else {
-            for_elements<packs, N>([&](int k, int j) { dweight[k][j] += g[k][j] * v[k][j]; });
-        }
-        float sums[centred ? 2 : 1] = {};  // of g v and g, with the weight
-#pragma unroll
-        for (int k = 0; k < packs; ++k) {
+        const float start = (kExactMean<T> ? rest : mean) * -rstd;
+        float sums[kPlanes<centred>] = {};  // of g v and g, with the weight
+        in_row.each([&](int k, int i) {
             float w[N];
-            weight.get(k, w);
+            accumulators(pipe.slot(stage, 1, k), g[k]);
+            weights.get(k, i, w);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
+                v[k][j] = centred ? fmaf(v[k][j], rstd, start) : v[k][j] * rstd;
+                if constexpr (!centred) w[j] += offset;
+            }
+            if constexpr (fused != Fused::none) {
+                float b[N];
+                biases.get(k, i, b);
+                differentiate<fused>(p, v[k], w, b, g[k]);
+            }
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                dweight[k][j] += g[k][j] * (fused == Fused::any ? round_if(p, v[k][j]) : v[k][j]);
                 if constexpr (centred) dbias[k][j] += g[k][j];
-                g[k][j] *= w[j] + offset;
+                g[k][j] *= w[j];
                 sums[0] += g[k][j] * v[k][j];
                 if constexpr (centred) sums[1] += g[k][j];
             }
-        }
+        });
         block_sum(sums, scratch, turn);
-        const float slope = sums[0] * scale * rstd;
-        float shift = 0;
-        if constexpr (centred) shift = sums[1] * scale * rstd;
-        for_elements<packs, N>(
-            [&](int k, int j) { g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j], rstd, -shift)); });
         if (io.dx == nullptr) continue;
+        const float slope = sums[0] * scale * rstd;
+        const float shift = centred ? sums[1] * scale * rstd : 0.f;
         T* to = io.dx + row * io.dx_rows;
         const int64_t total = row * io.total_rows;
         in_row.each([&](int k, int i) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                g[k][j] = fmaf(-slope, v[k][j], fmaf(g[k][j], rstd, -shift));
+            }
             if (io.grad_total) {
                 float other[N];
                 if (io.piped) {
@@ -233,8 +213,9 @@ __global__ void __launch_bounds__(Shape::block, kResidentBlocks<Shape>)
     }
     if (io.partial == nullptr) return;
     // partial[block][0] for the weight, [1] for the bias
+    __syncthreads();
     float* shared = reinterpret_cast<float*>(bytes);
-    float* partial = io.partial + int64_t{blockIdx.x} * 2 * p.columns;
+    float* partial = io.partial + int64_t{blockIdx.x} * kPlanes<centred> * p.columns;
     write_sums(in_row, dweight, shared, partial);
     if constexpr (centred) write_sums(in_row, dbias, shared, partial + p.columns);
 }
@@ -276,12 +257,13 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         using A = acc_t<T>;
         const auto params = norm_params<A>(
             o, in, weight, bias, present(grad_y) ? grad_y->scalar_type() : x.scalar_type());
+        const int64_t sums_a_block = kPlanes<centred> * in.columns;
         const auto finish = [&](const Tensor& partial, int64_t count) {
             const A* sums = data<A>(partial);
             ColumnSum<A> of_weight, of_bias;
             if ((needs & 2) && present(given_weight)) of_weight = {*given_weight, sums};
             if ((needs & 4) && present(given_bias)) of_bias = {*given_bias, sums + in.columns};
-            column_sums(launch, of_weight, of_bias, count, 2 * in.columns);
+            column_sums(launch, of_weight, of_bias, count, sums_a_block);
             if (of_weight) dweight = of_weight.result;
             if (of_bias) dbias = of_bias.result;
         };
@@ -298,11 +280,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 const bool piped = dtotal && dtotal->tensor.scalar_type() == x.scalar_type() &&
                                    bytes(3) <= launch.shared_limit();
                 const size_t shared = bytes(piped ? 3 : 2);
-                const int64_t grid =
-                    std::min<int64_t>(launch.resident(kernel, Shape::block, shared),
-                                      ceil_div<int64_t>(in.rows, Shape::rows));
+                const int64_t resident = std::min(launch.resident(kernel, Shape::block, shared),
+                                                  kBackwardBlocks<Shape> * launch.processors());
+                const int64_t grid = std::min(resident, ceil_div<int64_t>(in.rows, Shape::rows));
                 const Tensor partial =
-                    parameters ? fresh(x, {grid * 2 * in.columns}, stat) : none_like(x);
+                    parameters ? fresh(x, {grid * sums_a_block}, stat) : none_like(x);
                 NormBackward<T> io{};
                 io.x = data<const T>(in.tensor), io.x_rows = in.stride();
                 io.grad_y = data<const T>(dy->tensor), io.grad_rows = dy->stride();
@@ -323,7 +305,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 if (parameters) finish(partial, grid);
             };
             const auto with_shape = [&](auto fused) {
-                return with_backward_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return BackwardShapes::with(in.columns / N, [&](auto shape) { run(shape, fused); });
             };
             if (packs && with_fused(o, x.scalar_type(), {weight, bias}, with_shape)) return;
         }
@@ -338,7 +320,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         }
         if (parameters) {
             const int64_t count = std::clamp<int64_t>(in.rows / 16, 1, 256);
-            const Tensor partial = fresh(x, {count * 2 * in.columns}, stat);
+            const Tensor partial = fresh(x, {count * sums_a_block}, stat);
             const int64_t grid = ceil_div<int64_t>(in.columns, kPlainThreads);
             launch(norm_parameters_plain<T, centred>,
                    dim3(static_cast<unsigned>(grid), static_cast<unsigned>(count)),

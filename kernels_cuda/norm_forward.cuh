@@ -16,28 +16,15 @@ struct NormForward {
     float *mean, *rstd;
 };
 
-// Calls f with the shape for rows of `packs`; false where none is large enough.
-template <class F>
-bool with_forward_shape(int64_t packs, F&& f) {
-    if (packs <= 32 * 2) {
-        f(RowShape<32, 2>{});
-    } else if (packs <= 64 * 2) {
-        f(RowShape<64, 2>{});
-    } else if (packs <= 128 * 4) {
-        f(RowShape<128, 4>{});
-    } else if (packs <= 256 * 4) {
-        f(RowShape<256, 4>{});
-    } else if (packs <= 512 * 4) {
-        f(RowShape<512, 4>{});
-    } else {
-        return false;
-    }
-    return true;
-}
+// The second sum of layer_norm makes barriers dear.
+template <bool centred>
+using ForwardShapes =
+    RowShapes<RowShape<32, 2, 4>, std::conditional_t<centred, RowShape<32, 4, 4>, RowShape<64, 2>>,
+              RowShape<128, 4>, RowShape<256, 4>, RowShape<512, 4>>;
 
 // Blocks of a shape on a multiprocessor that registers are to suffice for.
-template <class Shape>
-constexpr int kForwardBlocks = Shape::block >= 512 ? 1 : 768 / Shape::block;
+template <class Shape, bool centred>
+constexpr int kForwardBlocks = Shape::block >= 512 ? 1 : (centred ? 768 : 896) / Shape::block;
 
 // v = the sum with the residual, in its type R; what is normalised is the sum that is stored,
 // rounding included.
@@ -60,7 +47,7 @@ __device__ inline void add_residual(const NormForward<T>& io, const Row& in_row,
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape>)
+__global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred>)
     norm_forward_kernel(const __grid_constant__ NormForward<T> io,
                         const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
@@ -72,9 +59,9 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape>)
     const T* from = io.x + row * io.x_rows;
     Pack<T, N> x[packs];
     in_row.each([&](int k, int i) { x[k] = *reinterpret_cast<const Pack<T, N>*>(from + i); });
-    const RowParameter<T, Shape, fused> weight(p.weight, in_row);
-    const RowParameter<T, Shape, fused, false> bias(p.bias, in_row);
-    float v[packs][N] = {};
+    RowParameter<T, Shape, fused, 1> weights(p.weight, in_row);
+    RowParameter<T, Shape, fused, 0> biases(p.bias, in_row);
+    float v[packs][N];
     if (!io.residual) {
         in_row.each([&](int k, int) { accumulators(x[k], v[k]); });
     } else if constexpr (fused == Fused::any) {
@@ -86,7 +73,10 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape>)
     }
     const float scale = 1.f / static_cast<float>(p.columns);
     float sums[1] = {0};
-    for_elements<packs, N>([&](int k, int j) { sums[0] += centred ? v[k][j] : v[k][j] * v[k][j]; });
+    in_row.each([&](int k, int) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) sums[0] += centred ? v[k][j] : v[k][j] * v[k][j];
+    });
     block_sum(sums, scratch, turn);
     float square = sums[0] * scale, rest = 0;
     if constexpr (centred) {
@@ -105,25 +95,25 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape>)
         square = moments[0] * scale - rest * rest;
         if (threadIdx.x % threads == 0) io.mean[row] = mean + rest;
     }
-    const float rstd = rsqrtf(square + p.eps), offset = weight_offset(p);
+    const float rstd = rsqrtf(square + p.eps), offset = weight_offset<centred>(p);
     if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
-    for_elements<packs, N>([&](int k, int j) { v[k][j] = (v[k][j] - rest) * rstd; });
-    if (fused == Fused::any && p.round_first) {
-        for_elements<packs, N>([&](int k, int j) { v[k][j] = to_acc(from_acc<T>(v[k][j])); });
-    }
-#pragma unroll
-    for (int k = 0; k < packs; ++k) {
-        float w[N], b[N] = {};
-        weight.get(k, w);
-        if constexpr (centred) bias.get(k, b);
-#pragma unroll
-        for (int j = 0; j < N; ++j) v[k][j] = fmaf(v[k][j], w[j] + offset, b[j]);
-    }
-    dispatch_fused<fused>(p.activation, [&](auto act) {
-        for_elements<packs, N>([&](int k, int j) { v[k][j] = activate<act.value>(v[k][j]); });
-    });
     T* y = io.y + row * p.columns;
-    in_row.each([&](int k, int i) { *reinterpret_cast<Pack<T, N>*>(y + i) = pack_of<T>(v[k]); });
+    in_row.each([&](int k, int i) {
+        float w[N], b[N] = {};
+        weights.get(k, i, w);
+        if constexpr (centred) biases.get(k, i, b);
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            v[k][j] = (v[k][j] - rest) * rstd;
+            if (fused == Fused::any && p.round_first) v[k][j] = to_acc(from_acc<T>(v[k][j]));
+            v[k][j] = fmaf(v[k][j], centred ? w[j] : w[j] + offset, b[j]);
+        }
+        dispatch_fused<fused>(p.activation, [&](auto act) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) v[k][j] = activate<act.value>(v[k][j]);
+        });
+        *reinterpret_cast<Pack<T, N>*>(y + i) = pack_of<T>(v[k]);
+    });
 }
 
 // y, the sum with the residual (or nothing), mean and rstd by row.
@@ -173,7 +163,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
                        dim3(Shape::block), 0, io, params);
             };
             const auto with_shape = [&](auto fused) {
-                return with_forward_shape(in.columns / N, [&](auto shape) { run(shape, fused); });
+                return ForwardShapes<centred>::with(in.columns / N,
+                                                    [&](auto shape) { run(shape, fused); });
             };
             if (packs && with_fused(o, x.scalar_type(), {weight, bias, residual}, with_shape))
                 return;

@@ -154,8 +154,9 @@ __global__ void __launch_bounds__(kPlainThreads)
         weight += g * v;
         bias += g;
     }
-    partial[int64_t{blockIdx.y} * 2 * p.columns + i] = weight;
-    partial[(int64_t{blockIdx.y} * 2 + 1) * p.columns + i] = bias;
+    partial += int64_t{blockIdx.y} * kPlanes<centred> * p.columns + i;
+    partial[0] = weight;
+    if (centred) partial[p.columns] = bias;
 }
 
 }  // namespace fusewright::cuda

@@ -5,10 +5,13 @@
 
 namespace fusewright::cuda {
 
-template <class A>
+// Over `lanes` neighbours, a power of two, each of which gets the same sum.
+template <int lanes = 32, class A>
 __device__ inline A warp_sum(A v) {
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        v += __shfl_xor_sync(0xffffffffu, v, offset);
+    }
     return v;
 }
 
@@ -19,11 +22,11 @@ struct BlockScratch {
     A places[2][most * threads / 32];
 };
 
-// Every thread gets the sums of all `threads` threads, a multiple of 32.
+// Every thread gets the sums of all `threads` threads, whose warps are a power of two.
 template <int threads, int most, int N, class A>
 __device__ inline void block_sum(A (&v)[N], BlockScratch<threads, most, A>& place, int& turn) {
-    static_assert(N <= most);
     constexpr int warps = threads / 32;
+    static_assert(N <= most && threads % 32 == 0 && (warps & (warps - 1)) == 0);
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = warp_sum(v[i]);
     if constexpr (warps > 1) {
@@ -35,16 +38,7 @@ __device__ inline void block_sum(A (&v)[N], BlockScratch<threads, most, A>& plac
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-            if constexpr (warps > 8) {  // another round of shuffles is less than so many loads
-                const int lane = threadIdx.x % 32;
-                v[i] = warp_sum(lane < warps ? scratch[lane * N + i] : A(0));
-            } else {
-                v[i] = scratch[i];
-#pragma unroll
-                for (int w = 1; w < warps; ++w) v[i] += scratch[w * N + i];
-            }
-        }
+        for (int i = 0; i < N; ++i) v[i] = warp_sum<warps>(scratch[threadIdx.x % warps * N + i]);
     }
 }
 

@@ -53,14 +53,18 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "layer_norm": [
         {"residual": True},
         {"shape": (37, 256), "residual": True, "activation": "silu"},
+        {"shape": (19, 1000), "activation": "relu", "residual": True},
         {"shape": (11, 4096), "activation": "gelu"},
+        {"shape": (3, 16000), "activation": "relu"},
         {"shape": (3, 20000), "residual": True},
         {"shape": (5, 4, 6), "norm_dims": 2, "affine": False},
     ],
     "rms_norm": [
         {"residual": True, "round_first": True},
         {"shape": (37, 256), "residual": True, "activation": "silu", "weight_offset": 1.0},
+        {"shape": (19, 1000), "activation": "relu", "residual": True},
         {"shape": (11, 4096), "round_first": True},
+        {"shape": (3, 16000)},
         {"shape": (3, 20000), "residual": True},
     ],
     "linear_act": [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import test_kernel_checks as kernel_checks
-from check import relative_error
+from check import check_values, relative_error
 from cuda_calls import CALLS, leaves_of, run
 from fusewright import backends, ops
 from fusewright._schema import tensors_of
@@ -104,6 +104,23 @@ def test_second_device(name: str, options: dict[str, Any]) -> None:
     assert torch.cuda.current_device() == 0
     assert all(r.device == torch.device("cuda:1") for r in results)
     assert_same([r.to("cuda:0") for r in results], expected)
+
+
+@pytest.mark.parametrize("columns", [256, 1000, 4096, 8192, 16384])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_norm_of_many_rows(name: str, activation: str, columns: int) -> None:
+    """More rows than blocks: each has several in turn, and the next ones on their way."""
+    rows = 5000 if columns <= 1000 else 900
+    for residual in (False, True):
+        args = OPS[name].sample(
+            shape=(rows, columns),
+            dtype=torch.bfloat16,
+            device="cuda",
+            activation=activation,
+            residual=residual,
+        )
+        check_values(OPS[name], args, "cuda")
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 0, 5), (2, 3, 0, 5), (0, 3, 4, 5), (2, 0, 4, 5)])
