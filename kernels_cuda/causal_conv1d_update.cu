@@ -8,6 +8,7 @@ namespace {
 
 constexpr const char* kOp = "causal_conv1d_update";
 constexpr int kUpdateThreads = 128;
+constexpr int kUpdateChannels = 4;  // of a thread; eight of 16 bits would spill their filters
 
 struct Update {
     int64_t batch, channels, steps, width, states, length;
@@ -95,22 +96,22 @@ __global__ void __launch_bounds__(kUpdateThreads)
 }
 
 // The packs of a warp's states: its lanes read and write neighbouring ones, and each works on its
-// own L of them. The places are such that neither has bank conflicts.
+// own L of them. The places are such that neither has many bank conflicts.
 template <class T, int L>
 struct StatePacks {
-    using Packed = Pack<T, kPack<T>>;
+    using Packed = Pack<T, kUpdateChannels>;
     static constexpr int padding = L % 2 == 0 ? 4 * L : 0;
     Packed packs[32 * L + padding];
 
     __device__ Packed& operator[](int i) { return packs[padding > 0 ? i + i / 8 : i]; }
 };
 
-// One step of 16 bytes of channels, whose states of W - 1 or W inputs lie side by side; those of a
-// circular buffer start anywhere.
+// One step of a few channels a thread, whose states of W - 1 or W inputs lie side by side; those of
+// a circular buffer start anywhere.
 template <class T, int W, int L>
 __global__ void __launch_bounds__(kUpdateThreads, 6)
     causal_update_packed(View<const T> x, View<T> y, View<T> states, Update p) {
-    constexpr int N = kPack<T>;
+    constexpr int N = kUpdateChannels;
     using Packed = Pack<T, N>;
     __shared__ StatePacks<T, L> shared[kUpdateThreads / 32];
     StatePacks<T, L>& own = shared[threadIdx.x / 32];
@@ -272,7 +273,7 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state,
     with_native(x.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         if constexpr (!std::is_same_v<T, double>) {
-            constexpr int N = kPack<T>;
+            constexpr int N = kUpdateChannels;
             const bool packs = p.steps == 1 && p.channels % N == 0 &&
                                has_elements(p.weight, p.bias) &&
                                conv_state.scalar_type() == x.scalar_type() && strided(x, 1, N) &&
