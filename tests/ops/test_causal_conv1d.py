@@ -139,7 +139,7 @@ def test_long_rows(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_long_rows(backend: str, device: str, dtype: torch.dtype) -> None:
-    """So many that a block of a GPU sums up all rows of a channel, some pieces of them at a time."""
+    """So many that a block of a GPU sums up all rows of a channel, some pieces at a time."""
     shape = (3, 1100 if device == "cuda" else 3, 4160)
     check_values(CAUSAL_CONV1D, sample(dtype=dtype, device=device, shape=shape), backend)
 
