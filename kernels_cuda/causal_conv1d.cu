@@ -1,9 +1,8 @@
 // Causal depthwise 1D convolution: kernels for contiguous time and for contiguous channels, and one
 // for everything else.
 
-#include "causal_conv1d_channels.cuh"
 #include "causal_conv1d_plain.cuh"
-#include "causal_conv1d_rows.cuh"
+#include "causal_conv1d_whole.cuh"
 #include "prototypes.h"
 
 namespace fusewright::cuda {
@@ -173,6 +172,24 @@ ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks,
         length, packed};
 }
 
+ChannelGrid whole_channels_grid(const Causal& p, int pack) {
+    const int64_t packs = ceil_div<int64_t>(p.channels, pack);
+    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
+    const unsigned pieces = blocks_of(ceil_div<int64_t>(p.length, kWholeTokens));
+    return {lanes,        static_cast<unsigned>(ceil_div<int64_t>(packs, lanes)),
+            pieces,       blocks_of(p.batch * pieces),
+            kWholeTokens, true};
+}
+
+// The form of the kernel for packs that are whole, or not. For the kernels of the common form rows
+// must be long enough, and few enough for a grid, and filters aligned and not doubles.
+Form kernel_form(const Causal& p, bool rows, bool whole, int pack) {
+    if (!whole) return Form::any;
+    const bool grid = p.length >= 64 * pack && std::max(p.batch, p.channels) < 1 << 16;
+    const bool filters = has_elements(p.weight, p.bias);
+    return p.taps == nullptr && filters && (grid || !rows) ? Form::whole : Form::seen;
+}
+
 unsigned channel_blocks(const ChannelGrid& g) {
     return blocks_of(ceil_div<int64_t>(g.parts, kChannelThreads / g.lanes) * g.tiles);
 }
@@ -194,12 +211,26 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
     const int64_t inner = rows ? 2 : 1;
     const bool whole = packs_of(x, inner, pack) && packs_of(y, inner, pack);
     const bool packed = whole || (rows && rows_alike(x, y, pack));
-    const Form form = !whole ? Form::any : p.taps != nullptr ? Form::seen : Form::whole;
+    const Form form = kernel_form(p, rows, whole, pack);
     with_kernel(x.scalar_type(), p.width, form, [&](auto type, auto w, auto form_of) {
         using T = typename decltype(type)::type;
         constexpr int W = decltype(w)::value;
         constexpr Form kForm = decltype(form_of)::value;
-        if (rows) {
+        if constexpr (kForm == Form::whole) {
+            if (rows) {
+                const int64_t packs = p.length / pack, each = kRowThreads * kWholePacks;
+                const int64_t parts = ceil_div(packs, each);
+                const int64_t warps = ceil_div<int64_t>(packs, parts * kWholePacks * 32);
+                const dim3 blocks(blocks_of(parts), static_cast<unsigned>(p.channels),
+                                  static_cast<unsigned>(p.batch));
+                launch(causal_whole_rows_forward<T, W>, blocks,
+                       dim3(static_cast<unsigned>(warps * 32)), 0, View<const T>(x), View<T>(y), p);
+            } else {
+                const ChannelGrid grid = whole_channels_grid(p, pack);
+                launch(causal_whole_channels_forward<T, W>, dim3(channel_blocks(grid)),
+                       dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
+            }
+        } else if (rows) {
             const RowGrid grid = forward_rows_grid(p, pack, form, packed);
             const int64_t groups =
                 ceil_div<int64_t>(p.batch * p.channels, kRowThreads / grid.lanes());
@@ -298,7 +329,7 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
                        (!to.of_x || packs_of(to.x, inner, pack));
     const bool packed =
         whole || (rows && rows_alike(x, dy, pack) && (!to.of_x || rows_alike(x, to.x, pack)));
-    const Form form = !whole ? Form::any : p.taps != nullptr ? Form::seen : Form::whole;
+    const Form form = kernel_form(p, rows, whole, pack);
     with_kernel(x.scalar_type(), p.width, form, [&](auto type, auto w, auto form_of) {
         using T = typename decltype(type)::type;
         constexpr int W = decltype(w)::value;
@@ -315,18 +346,27 @@ void backward(const Launch& launch, Call& call, const Tensor& x,
             io.partial = data<float>(partial);
         };
         int64_t parts = 0;
-        if (rows) {
-            const RowGrid grid = backward_rows_grid(p, pack, form, packed, launch.processors());
-            make_room(parts = grid.parts);
-            const int64_t blocks = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes());
-            launch(causal_rows_backward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
-                   io, p, grid);
-        } else {
+        if (!rows) {
             const int64_t blocks = launch.processors() * kBackwardBlocks<kForm>;  // one wave
             const ChannelGrid grid = channel_grid(p, pack, packed, blocks, 16, false);
             make_room(parts = channel_blocks(grid) / grid.tiles);
             launch(causal_channels_backward<T, W, kForm>, dim3(channel_blocks(grid)),
                    dim3(kChannelThreads), 0, io, p, grid);
+        } else if constexpr (kForm == Form::whole) {
+            const int64_t row_items = ceil_div<int64_t>(p.length, 32 * kWholeItem * pack);
+            const int64_t items = p.batch * row_items, warps = items < 2 * kWholeWarps ? 4 : 8;
+            const int64_t wanted = launch.processors() * 64 / (p.channels * warps);
+            make_room(parts = std::clamp<int64_t>(wanted, 1, ceil_div(items, warps)));
+            const dim3 blocks(static_cast<unsigned>(p.channels), static_cast<unsigned>(parts));
+            launch(causal_whole_rows_backward<T, W>, blocks,
+                   dim3(static_cast<unsigned>(warps * 32)), 0, io, p,
+                   static_cast<unsigned>(row_items));
+        } else {
+            const RowGrid grid = backward_rows_grid(p, pack, form, packed, launch.processors());
+            make_room(parts = grid.parts);
+            const int64_t blocks = grid.parts * ceil_div<int64_t>(p.channels, 32 / grid.lanes());
+            launch(causal_rows_backward<T, W, kForm>, dim3(blocks_of(blocks)), dim3(kRowThreads), 0,
+                   io, p, grid);
         }
         if (io.partial != nullptr) add_sums<float>(launch, p, partial, parts, to);
         if (io.dinitial || io.dfinal) {

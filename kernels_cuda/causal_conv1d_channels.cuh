@@ -20,11 +20,12 @@ struct ChannelGrid {
     bool packed;
 
     __device__ int64_t part() const {
-        return static_cast<int64_t>(blockIdx.x / tiles) * (kChannelThreads / lanes) +
-               threadIdx.x / lanes;
+        const int log_lanes = 31 - __clz(lanes);
+        return (static_cast<int64_t>(blockIdx.x / tiles) * kChannelThreads + threadIdx.x) >>
+               log_lanes;
     }
     __device__ int64_t pack() const {
-        return static_cast<int64_t>(blockIdx.x % tiles) * lanes + threadIdx.x % lanes;
+        return static_cast<int64_t>(blockIdx.x % tiles) * lanes + (threadIdx.x & (lanes - 1));
     }
 };
 
@@ -123,7 +124,7 @@ __device__ inline bool all_seen(const unsigned (&taps)[n]) {
 }
 
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 8 : 5)
+__global__ void __launch_bounds__(kChannelThreads, 5)
     causal_channels_forward(View<const T> x, View<T> y, Causal p, ChannelGrid g) {
     constexpr int C = kChannels<T>, H = W - 1, U = kTokens;
     using Ring = TokenRing<T, form, 1, 3>;
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kChannelThreads, form == Form::whole ? 8 : 5)
         for (int u = 0; u < U; ++u) taps[u] = next[u];
         load_token_taps<form>(p, b, t0 + U, next);
         const auto steps = [&](auto whole, auto masked) {
-            constexpr bool kMasked = form != Form::whole && masked.value;
+            constexpr bool kMasked = masked.value;
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 if (!whole && t0 + u >= piece.end) break;

@@ -1,4 +1,5 @@
-// causal_conv1d where the time is contiguous, for widths of 2 to 4.
+// causal_conv1d where the time is contiguous, for widths of 2 to 4: short rows, packs that are not
+// whole, and tokens that do not see all before them.
 #pragma once
 
 #include "causal_conv1d.cuh"
@@ -55,7 +56,7 @@ __device__ inline void make_window(const Causal& p, const Words<T, N>& x,
 // What tokens t, t + 1, … see, a byte each; those outside of the row nothing.
 template <Form form, int N>
 __device__ inline Words<uint8_t, N> load_taps(const Causal& p, int64_t b, int t, bool packed) {
-    if (form != Form::whole && p.taps != nullptr) {
+    if (p.taps != nullptr) {
         const bool aligned = packed && form != Form::any;  // as the packs are
         return load_tokens<form, N>(p.taps + b * p.length, t, static_cast<int>(p.length), aligned);
     }
@@ -75,9 +76,8 @@ __device__ inline Words<uint8_t, N> load_taps(const Causal& p, int64_t b, int t,
 }
 
 // Whether all of N tokens see all before them.
-template <Form form, int W, int N>
+template <int W, int N>
 __device__ inline bool all_seen(const Words<uint8_t, N>& taps) {
-    if constexpr (form == Form::whole) return true;
     constexpr uint32_t full = ((1u << W) - 1) * 0x01010101u;
     uint32_t both = full;
 #pragma unroll
@@ -113,7 +113,7 @@ __device__ inline void load_filter(const Causal& p, int64_t d, float (&filter)[W
 }
 
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
+__global__ void __launch_bounds__(kRowThreads, 5)
     causal_rows_forward(View<const T> x, View<T> y, Causal p, RowGrid g) {
     constexpr int N = kPack<T>, K = kRowPacks;
     // few divisions: until the first loads are on their way, a block does nothing else
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
 #pragma unroll
     for (int k = 0; k < K; ++k) {
         const int t = start + k * step;
-        if (form != Form::whole && t >= length) return;
+        if (t >= length) return;
         float v[W - 1 + N], result[N];
         make_window<form, W, N>(p, raw[k], before[k], b, d, t, k == 0, v);
         const auto taps = load_taps<form, N>(p, b, t, g.packed);
@@ -156,11 +156,8 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
                 result[j] = convolve<masked.value, W, N>(v, filter, bias, taps, j);
             }
         };
-        bool masked = false;
-        if constexpr (form != Form::whole) {
-            masked = __any_sync(__activemask(), !all_seen<form, W, N>(taps));
-        }
-        masked ? sum(std::bool_constant<form != Form::whole>{}) : sum(std::false_type{});
+        const bool masked = __any_sync(__activemask(), !all_seen<W, N>(taps));
+        masked ? sum(std::true_type{}) : sum(std::false_type{});
         if (p.silu) {
 #pragma unroll
             for (int j = 0; j < N; ++j) result[j] = silu(result[j]);
@@ -168,7 +165,7 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 9 : 5)
         if (masked) {
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                result[j] = keep<form != Form::whole>(taps, j, 0, result[j]);
+                result[j] = keep<true>(taps, j, 0, result[j]);
             }
         }
         store_some<form>(out + t, result, -t, length - t, g.packed);
@@ -185,7 +182,7 @@ struct RowTaps {
 template <Form form, int N>
 __device__ inline RowTaps<N> load_row_taps(const Causal& p, int64_t b, int t, bool packed) {
     RowTaps<N> taps{load_taps<form, N>(p, b, t, packed), {~0u}};  // past the end are no gradients
-    if (form != Form::whole && t + N < p.length) {
+    if (t + N < p.length) {
         taps.after = load_taps<form, kBefore>(p, b, t + N, packed);
     }
     return taps;
@@ -262,7 +259,7 @@ __device__ inline void sum_gradients(const Causal& p, const float (&v)[W - 1 + N
 // walks along a piece from right to left: what a token needs of the gradients to its right is its
 // neighbour's, or of the step before.
 template <class T, int W, Form form>
-__global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 7 : 4)
+__global__ void __launch_bounds__(kRowThreads, 4)
     causal_rows_backward(CausalBackward<T> io, Causal p, RowGrid grid) {
     constexpr int N = kPack<T>, H = W - 1;
     const int lanes = grid.lanes(), lane = threadIdx.x & (lanes - 1);
@@ -304,13 +301,12 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 7 : 4)
             const auto past_taps = load_taps<form, kBefore>(p, b, end, grid.packed);
             float v[H + kBefore], g[kBefore];
             make_window<form, W, kBefore>(p, past, past_before, b, d, end, true, v);
-            sum_gradients<form != Form::whole, W, kBefore>(p, v, past_dy, past_taps, filter, bias,
-                                                           g);
+            sum_gradients<true, W, kBefore>(p, v, past_dy, past_taps, filter, bias, g);
 #pragma unroll
             for (int j = 0; j < H; ++j) right[j] = g[j];
         }
         const auto walk = [&](int t, const RowStep<T, N>& at, auto inner, auto may_mask) {
-            constexpr bool kMasked = form != Form::whole && may_mask.value;
+            constexpr bool kMasked = may_mask.value;
             const bool inside = inner.value || (active && t < length);
             float v[H + N], g[N + H];
             make_window<form, W, N>(p, at.x, at.before, b, d, t, !inner.value, v);
@@ -379,13 +375,10 @@ __global__ void __launch_bounds__(kRowThreads, form == Form::whole ? 7 : 4)
                 ring.get(stage, now);
                 stage = stage + 1 == kRowAhead ? 0 : stage + 1;
                 RowTaps<N> next = now.taps;
-                bool masked = false;
-                if constexpr (form != Form::whole) {
-                    if (s > low) next = load_row_taps<form, N>(p, b, t - step, grid.packed);
-                    masked =
-                        __any_sync(0xffffffffu, !all_seen<form, W, N>(now.taps.own) ||
-                                                    !all_seen<form, W, kBefore>(now.taps.after));
-                }
+                if (s > low) next = load_row_taps<form, N>(p, b, t - step, grid.packed);
+                const bool masked =
+                    __any_sync(0xffffffffu, !all_seen<W, N>(now.taps.own) ||
+                                                !all_seen<W, kBefore>(now.taps.after));
                 if (masked) {
                     walk(t, now, std::true_type{}, std::true_type{});
                 } else {

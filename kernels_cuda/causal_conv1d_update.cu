@@ -1,6 +1,6 @@
 // One or more decoding steps of the causal convolution, on a state that is changed in place.
 
-#include "causal_conv1d.cuh"
+#include "causal_conv1d_filters.cuh"
 #include "prototypes.h"
 
 namespace fusewright::cuda {
@@ -8,12 +8,12 @@ namespace {
 
 constexpr const char* kOp = "causal_conv1d_update";
 constexpr int kUpdateThreads = 128;
+constexpr int kUpdateChannels = 4;  // of a thread; eight of 16 bits would spill their filters
 
 struct Update {
     int64_t batch, channels, steps, width, states, length;
     bool silu;
     Untyped weight, bias;  // dense
-    bool packed_weight;    // aligned to 16 bytes
     Integers seqlens, indices;
     unsigned tiles;  // blocks an entry of the batch
 };
@@ -23,19 +23,25 @@ struct Update {
 // nothing can be raised from here; a negative index's is too.
 template <class F>
 __device__ inline void for_entries(const Update& p, F&& f) {
-    const int64_t entry = blockIdx.x / p.tiles;
-    if (!p.indices) return f(entry, entry);
-    const int64_t state = p.indices(entry);
-    if (state < 0 || state >= p.states) return f(entry, int64_t{-1});
+    int64_t entry = blockIdx.x / p.tiles, state = entry;
     bool before = false, after = false;
-    for (int64_t i = threadIdx.x; i < p.batch; i += kUpdateThreads) {
-        if (i != entry && p.indices(i) == state) (i < entry ? before : after) = true;
+    if (p.indices) {
+        state = p.indices(entry);
+        if (state < 0 || state >= p.states) {
+            state = -1;
+        } else {
+            for (int64_t i = threadIdx.x; i < p.batch; i += kUpdateThreads) {
+                if (i != entry && p.indices(i) == state) (i < entry ? before : after) = true;
+            }
+            if (__syncthreads_or(before)) return;
+            after = __syncthreads_or(after);
+        }
     }
-    if (__syncthreads_or(before)) return;
-    after = __syncthreads_or(after);
-    f(entry, state);
-    for (int64_t i = entry + 1; after && i < p.batch; ++i) {
-        if (p.indices(i) == state) f(i, state);
+    while (true) {
+        f(entry, state);
+        do {
+            if (!after || ++entry >= p.batch) return;
+        } while (p.indices(entry) != state);
     }
 }
 
@@ -89,69 +95,111 @@ __global__ void __launch_bounds__(kUpdateThreads)
     });
 }
 
-// One step of 16 bytes of channels, whose states of W - 1 or W inputs lie side by side; those of a
-// circular buffer start anywhere.
+// The packs of a warp's states: its lanes read and write neighbouring ones, and each works on its
+// own L of them. The places are such that neither has many bank conflicts.
+template <class T, int L>
+struct StatePacks {
+    using Packed = Pack<T, kUpdateChannels>;
+    static constexpr int padding = L % 2 == 0 ? 4 * L : 0;
+    Packed packs[32 * L + padding];
+
+    __device__ Packed& operator[](int i) { return packs[padding > 0 ? i + i / 8 : i]; }
+};
+
+// One step of a few channels a thread, whose states of W - 1 or W inputs lie side by side; those of
+// a circular buffer start anywhere.
 template <class T, int W, int L>
-__global__ void __launch_bounds__(kUpdateThreads)
+__global__ void __launch_bounds__(kUpdateThreads, 6)
     causal_update_packed(View<const T> x, View<T> y, View<T> states, Update p) {
-    constexpr int N = kPack<T>;
+    constexpr int N = kUpdateChannels;
     using Packed = Pack<T, N>;
+    __shared__ StatePacks<T, L> shared[kUpdateThreads / 32];
+    StatePacks<T, L>& own = shared[threadIdx.x / 32];
+    const int lane = threadIdx.x % 32;
     const int64_t d = (int64_t{blockIdx.x % p.tiles} * kUpdateThreads + threadIdx.x) * N;
+    const int64_t d0 = d - lane * N;  // of the warp
+    const bool active = d < p.channels;
+    const int packs = static_cast<int>(max(min(p.channels - d0, int64_t{32 * N}), int64_t{0})) / N;
     for_entries(p, [&](int64_t b, int64_t state) {
-        if (d >= p.channels) return;
         Packed result;
         if (state < 0) {
+            if (!active) return;
 #pragma unroll
             for (int j = 0; j < N; ++j) result[j] = T(no_output<float>(p, b));
             *reinterpret_cast<Packed*>(y.row(b, d)) = result;
             return;
         }
-        const Packed in = *reinterpret_cast<const Packed*>(x.row(b, d));
-        T old[N][L];  // L packs
-        Packed* at = reinterpret_cast<Packed*>(states.row(state, d));
+        Packed* at = reinterpret_cast<Packed*>(states.row(state, d0));
+        Packed in, moved[L];
+        if (active) in = *reinterpret_cast<const Packed*>(x.row(b, d));
 #pragma unroll
         for (int i = 0; i < L; ++i) {
-            const Packed pack = at[i];
+            if (i * 32 + lane < packs * L) moved[i] = at[i * 32 + lane];
+        }
+        Filters<W, N> travelling;
+        if (active) travelling.load(p, d);
+        fence(reinterpret_cast<Words<T, N>&>(in));
+#pragma unroll
+        for (int i = 0; i < L; ++i) own[i * 32 + lane] = moved[i];
+        __syncwarp();
+        T old[N][L];  // L packs
+#pragma unroll
+        for (int i = 0; i < L; ++i) {
+            const Packed pack = own[lane * L + i];
 #pragma unroll
             for (int j = 0; j < N; ++j) old[(i * N + j) / L][(i * N + j) % L] = pack[j];
         }
-        float filter[W][N], bias[N];
-        load_filters<W, N>(p, d, N, filter, bias);
-        const int start = p.seqlens ? static_cast<int>((p.seqlens(b) % L + L) % L) : 0;
-        const auto stored = [&](int j, int place) {  // from the oldest on
-            place += start;
-            if (place >= L) place -= L;
-            T value = old[j][0];
+        __syncwarp();
+        const auto step = [&](const auto& filter, const auto& bias, auto circular) {
+            const int start = circular ? static_cast<int>((p.seqlens(b) % L + L) % L) : 0;
+            const auto stored = [&](int j, int place) {  // from the oldest on
+                if (!circular) return old[j][place];
+                place += start;
+                if (place >= L) place -= L;
+                T value = old[j][0];
 #pragma unroll
-            for (int i = 1; i < L; ++i) value = i == place ? old[j][i] : value;
-            return value;
-        };
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-            float sum = bias[j];
-#pragma unroll
-            for (int k = 0; k + 1 < W; ++k) {
-                sum = fmaf(filter[k][j], to_acc(stored(j, L - (W - 1) + k)), sum);
-            }
-            sum = fmaf(filter[W - 1][j], to_acc(in[j]), sum);
-            result[j] = from_acc<T>(p.silu ? silu(sum) : sum);
-        }
-        *reinterpret_cast<Packed*>(y.row(b, d)) = result;
-#pragma unroll
-        for (int i = 0; i < L; ++i) {
-            Packed pack;
+                for (int i = 1; i < L; ++i) value = i == place ? old[j][i] : value;
+                return value;
+            };
 #pragma unroll
             for (int j = 0; j < N; ++j) {
-                const int channel = (i * N + j) / L, place = (i * N + j) % L;
-                if (p.seqlens) {
-                    pack[j] = place == start ? in[channel] : old[channel][place];
-                } else {
-                    pack[j] =
-                        place + 1 < L ? old[channel][place + 1 < L ? place + 1 : 0] : in[channel];
+                float sum = bias[j];
+#pragma unroll
+                for (int k = 0; k + 1 < W; ++k) {
+                    sum = fmaf(filter[k][j], to_acc(stored(j, L - (W - 1) + k)), sum);
                 }
+                sum = fmaf(filter[W - 1][j], to_acc(in[j]), sum);
+                result[j] = from_acc<T>(p.silu ? silu(sum) : sum);
             }
-            at[i] = pack;
+#pragma unroll
+            for (int i = 0; i < L; ++i) {
+                Packed pack;
+#pragma unroll
+                for (int j = 0; j < N; ++j) {
+                    const int channel = (i * N + j) / L, place = (i * N + j) % L;
+                    if (circular) {
+                        pack[j] = place == start ? in[channel] : old[channel][place];
+                    } else {
+                        pack[j] = place + 1 < L ? old[channel][place + 1 < L ? place + 1 : 0]
+                                                : in[channel];
+                    }
+                }
+                own[lane * L + i] = pack;
+            }
+        };
+        if (active) {
+            travelling.with(p, [&](const auto& filter, const auto& bias) {
+                p.seqlens ? step(filter, bias, std::true_type{})
+                          : step(filter, bias, std::false_type{});
+            });
+            *reinterpret_cast<Packed*>(y.row(b, d)) = result;
         }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < L; ++i) {
+            if (i * 32 + lane < packs * L) at[i * 32 + lane] = own[i * 32 + lane];
+        }
+        __syncwarp();
     });
 }
 
@@ -199,7 +247,6 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state,
              use_silu,
              Untyped(weight),
              Untyped(bias),
-             aligned(weight.data_ptr(), 16),
              Integers(cache_seqlens),
              Integers(conv_state_indices),
              0};
@@ -226,8 +273,9 @@ Tensor k::causal_conv1d_update(const Tensor& x, const Tensor& conv_state,
     with_native(x.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         if constexpr (!std::is_same_v<T, double>) {
-            constexpr int N = kPack<T>;
+            constexpr int N = kUpdateChannels;
             const bool packs = p.steps == 1 && p.channels % N == 0 &&
+                               has_elements(p.weight, p.bias) &&
                                conv_state.scalar_type() == x.scalar_type() && strided(x, 1, N) &&
                                strided(y, 1, N) && strided(conv_state, p.length, N) &&
                                (p.length == 1 || conv_state.stride(2) == 1);

@@ -84,6 +84,29 @@ def test_a_wrong_result_has_no_speed(ours: Any, text: str) -> None:
     assert not outcome.rows, "not even the others' speed is reported"
 
 
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [(1.0, None), (0.0, "gives 1 results, eager gives 2"), (2.0, "input 1, written to, is off by")],
+)
+def test_an_input_that_is_written_to_is_a_result(step: float, text: str | None) -> None:
+    def ours(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        count.data.add_(step)  # as a kernel does, unseen by autograd
+        return fusewright.rms_norm(x, eps=1e-6)
+
+    def eager(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        count.add_(1.0)
+        return F.rms_norm(x, (16,), eps=1e-6)
+
+    outcome = held(
+        make=lambda device: (torch.randn(8, 16, device=device), torch.ones(4, device=device)),
+        ours=ours,
+        eager=eager,
+        bytes_backward=None,
+    )
+    fault = outcome.faults.get("fusewright")
+    assert fault is None if text is None else text in str(fault)
+
+
 def test_a_wrong_peer_is_left_out() -> None:
     outcome = held(peers={"wrong": Peer(lambda x: x)})
     assert "off by" in outcome.faults["wrong"]

@@ -137,6 +137,13 @@ def test_long_rows(
         check_values(CAUSAL_CONV1D, (wide[..., 3 : 3 + length], *args[1:]), backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_long_rows(backend: str, device: str, dtype: torch.dtype) -> None:
+    """So many that a block of a GPU sums up all rows of a channel, some pieces at a time."""
+    shape = (3, 1100 if device == "cuda" else 3, 4160)
+    check_values(CAUSAL_CONV1D, sample(dtype=dtype, device=device, shape=shape), backend)
+
+
 def test_expanded_output_gradient(backend: str, device: str) -> None:
     x, weight, *_ = sample(device=device)
     x.requires_grad_()

@@ -58,7 +58,8 @@ class Truth:
 
 def _results(function: Function, inputs: Sequence[Any]) -> Results:
     """Named outputs, inputs that the call wrote to, and gradients where inputs require any."""
-    before = [(t, t._version) for t in tensors_of(inputs)]
+    # a kernel that is called by pointers does not count in `_version`
+    before = [t.detach().clone() for t in tensors_of(inputs)]
     training = Training(function, inputs)
     gradients: Results = []
     if training.leaves:
@@ -71,9 +72,9 @@ def _results(function: Function, inputs: Sequence[Any]) -> Results:
         with torch.no_grad():
             outputs = tensors_of(function(*inputs))
     written = [
-        (f"input {i}, written to,", t)
-        for i, (t, version) in enumerate(before)
-        if t._version != version
+        (f"input {i}, written to,", t.detach())
+        for i, (t, old) in enumerate(zip(tensors_of(inputs), before, strict=True))
+        if not torch.equal(t, old)
     ]
     named = [(f"output {i}", t.detach()) for i, t in enumerate(outputs)]
     return named + written + gradients
