@@ -205,53 +205,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
         T* const y_data = y.mutable_data_ptr<T>();
         A* const means = centred ? mean.mutable_data_ptr<A>() : nullptr;
         A* const rstds = rstd.mutable_data_ptr<A>();
-        // `source(r, p, scratch, row)` gives the row r, which is at p, as a function of (i, lanes),
-        // and keeps what it gave in `row` unless it can be read again where it came from.
-        const auto run = [&](auto activation, auto source) {
-            const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
-            torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
-                const std::unique_ptr<A[]> scratch(new A[n + 1]);
-                const std::unique_ptr<T[]> narrow(round_first ? new T[n + 1] : nullptr);
-                const A *const w = affine.weight.data(), *const b = affine.bias.data();
-                const T* next = x_data + in.offset(begin);
-                for (int64_t r = begin; r < end; ++r) {
-                    const T* const p = next;
-                    if (r + 1 < end) next = x_data + in.offset(r + 1);
-                    T* const out = y_data + r * n;
-                    const A* row = scratch.get();
-                    const auto fetch = source(r, p, scratch.get(), row);
-                    const Moments<A> m = moments<centred>(row, n, A(o.eps), fetch);
-                    if (centred) means[r] = m.mean + m.rest;
-                    rstds[r] = m.rstd;
-                    const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
-                    const auto normal = [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
-                        Vec<A> v = load_lanes(row + i, lanes);
-                        if (centred) v = (v - shift) - rest;
-                        return v * scale;
-                    };
-                    const auto finish = [&](Vec<A> v, int64_t i, auto lanes) FW_INLINE_LAMBDA {
-                        v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
-                        store_lanes(out + i, activate<activation>(v), lanes, stream);
-                        // The next row comes nearer while this one is computed.
-                        __builtin_prefetch(next + i * in.step);
-                    };
-                    if (round_first) {
-                        T* const rounded = narrow.get();
-                        for_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
-                            store_lanes(rounded + i, normal(i, lanes), lanes);
-                            finish(load_lanes(rounded + i, lanes), i, lanes);
-                        });
-                    } else {
-                        for_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
-                            finish(normal(i, lanes), i, lanes);
-                        });
-                    }
-                }
-                stream_fence();
-            });
-        };
-        // The row that is normalised is the sum that is returned, rounding included. Apart from
-        // `run`, which would be compiled for every dtype of a residual.
+        // The row that is normalised is the sum that is returned, rounding included.
         std::optional<Rows> other;
         if (present(residual)) other.emplace(*residual, o.norm_dims);
         const auto add_residual = [&](int64_t r, A* row) {
@@ -267,27 +221,60 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
             });
         };
         with_common_activation(o.activation, [&](auto activation) {
-            if (!present(residual)) {
-                const int64_t step = in.step;
-                return run(activation, [=](int64_t, const T* p, A* scratch, const A*& row) {
+            const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
+            torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
+                const std::unique_ptr<A[]> scratch(new A[n + 1]);
+                const std::unique_ptr<T[]> narrow(round_first ? new T[n + 1] : nullptr);
+                const A *const w = affine.weight.data(), *const b = affine.bias.data();
+                const T* next = x_data + in.offset(begin);
+                for (int64_t r = begin; r < end; ++r) {
+                    const T* const p = next;
+                    if (r + 1 < end) next = x_data + in.offset(r + 1);
+                    T* const out = y_data + r * n;
+                    // The row as accumulators: x itself, or a copy, made here or by the first pass.
+                    A* const copy = scratch.get();
+                    const A* row = copy;
+                    const bool copied = other.has_value() || in.step != 1;
+                    if (copied) load_row(p, in.step, n, copy);
+                    if (other.has_value()) add_residual(r, copy);
                     if constexpr (std::is_same_v<T, A>) {
-                        if (step == 1) row = p;
+                        if (!copied) row = p;
                     }
-                    if (step != 1) load_row(p, step, n, scratch);
-                    const A* const loaded = step != 1 || std::is_same_v<T, A> ? row : nullptr;
-                    return [=](int64_t i, auto lanes) FW_INLINE_LAMBDA {
-                        if (loaded != nullptr) return load_lanes(loaded + i, lanes);
+                    const auto fetch = [=](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        if (std::is_same_v<T, A> || copied) return load_lanes(row + i, lanes);
                         const Vec<A> v = load_lanes(p + i, lanes);
-                        store_lanes(scratch + i, v, lanes);
+                        store_lanes(copy + i, v, lanes);
                         return v;
                     };
-                });
-            }
-            run(activation, [&](int64_t r, const T* p, A* scratch, const A*&) {
-                load_row(p, in.step, n, scratch);
-                add_residual(r, scratch);
-                return [=](int64_t i, auto lanes)
-                           FW_INLINE_LAMBDA { return load_lanes(scratch + i, lanes); };
+                    const Moments<A> m = moments<centred>(row, n, A(o.eps), fetch);
+                    if (centred) means[r] = m.mean + m.rest;
+                    rstds[r] = m.rstd;
+                    const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
+                    const auto normal = [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        Vec<A> v = load_lanes(row + i, lanes);
+                        if (centred) v = (v - shift) - rest;
+                        return v * scale;
+                    };
+                    const auto finish = [&](Vec<A> v, int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
+                        store_lanes(out + i, activate<activation>(v), lanes, stream);
+                        // The next row comes nearer while this one is computed.
+                        __builtin_prefetch(next + i * in.step);
+                    };
+                    if constexpr (!centred) {
+                        if (round_first) {
+                            T* const rounded = narrow.get();
+                            for_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                                store_lanes(rounded + i, normal(i, lanes), lanes);
+                                finish(load_lanes(rounded + i, lanes), i, lanes);
+                            });
+                            continue;
+                        }
+                    }
+                    for_lanes<A>(n, [&](int64_t i, auto lanes)
+                                        FW_INLINE_LAMBDA { finish(normal(i, lanes), i, lanes); });
+                }
+                stream_fence();
             });
         });
     });

@@ -146,8 +146,8 @@ def test_results_far_larger_than_the_caches(
     expected = causal_conv1d(
         x.double(), weight.double(), bias.double(), activation="silu", backend="reference"
     )
-    # The CPU kernels write past the caches where the memory was in use before, as that of the second
-    # result: the C library keeps what was freed, up to the size of the largest mapped block so far.
+    # The CPU kernels write past the caches where the memory was in use before, as the second time:
+    # the C library keeps what was freed, up to the size of the largest mapped block so far.
     torch.empty_like(x, dtype=torch.float64).zero_()
     for _ in range(2):
         y = causal_conv1d(x, weight, bias, activation="silu", backend=backend)
