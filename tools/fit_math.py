@@ -46,6 +46,15 @@ def fit_expm1():
         show(f"expm1 q, degree {degree}", *minimax(r, y, weight, degree))
 
 
+def fit_exp():
+    """q in exp(r) = 1 + r q(r), |r| <= ln(2)/2: error relative to exp."""
+    r = chebyshev_nodes(-0.3478, 0.3478)
+    y = vectorize(lambda v: expm1(v) / v, r)
+    weight = np.abs(r) / np.exp(r)
+    for degree in (4, 5):
+        show(f"exp q, degree {degree}", *minimax(r, y, weight, degree))
+
+
 def fit_erf():
     """p in erf(x) = -expm1(-x (1 + p(x))), 0 <= x <= 4: error relative to erf."""
     x = chebyshev_nodes(1e-6, 4.0)
@@ -68,5 +77,6 @@ def fit_tail():
 
 if __name__ == "__main__":
     fit_expm1()
+    fit_exp()
     fit_erf()
     fit_tail()

@@ -7,22 +7,37 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fusewright::cpu::FW_ISA {
 
-constexpr size_t kLarge = size_t{32} << 20;
+constexpr size_t kLarge = size_t{8} << 20;  // far more than a core's caches hold
+
+inline size_t bytes_of(const Tensor& t) { return t.numel() * t.element_size(); }
+
+// Whether the tensor, of which nothing is written yet, lies in memory that was in use before.
+// Otherwise the system clears its pages, which leaves them in the caches, as they are touched.
+inline bool in_used_memory(const Tensor& t) {
+#if defined(__linux__)
+    static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t middle = reinterpret_cast<uintptr_t>(t.data_ptr()) + bytes_of(t) / 2;
+    unsigned char there = 0;
+    return mincore(reinterpret_cast<void*>(middle / page * page), 1, &there) == 0 && there & 1;
+#else
+    return bytes_of(t) < size_t{32} << 20;  // allocators return larger blocks to the system
+#endif
+}
 
 // The first touch of a fresh tensor costs a page fault every 4 KiB, for large ones more than the
 // kernel's own work. Huge pages, where the system leaves the choice to programs, make that 2 MiB.
 inline void prefer_huge_pages(const Tensor& t) {
 #if defined(__linux__)
     constexpr uintptr_t kHuge = uintptr_t{2} << 20;
-    const size_t bytes = t.numel() * t.element_size();
-    if (bytes < kLarge) return;
+    if (bytes_of(t) < kLarge || in_used_memory(t)) return;
     const auto start = reinterpret_cast<uintptr_t>(t.data_ptr());
     const uintptr_t begin = (start + kHuge - 1) / kHuge * kHuge;
-    const uintptr_t end = (start + bytes) / kHuge * kHuge;
+    const uintptr_t end = (start + bytes_of(t)) / kHuge * kHuge;
     // Advice that is refused changes nothing.
     if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
@@ -31,13 +46,9 @@ inline void prefer_huge_pages(const Tensor& t) {
 }
 
 // Results far larger than a core's caches are not found there by whoever reads them: written past
-// the caches, they are not read first and push nothing out. The pages of still larger ones are
-// always fresh (allocators return them to the system), and in the cache since the system cleared
-// them.
-inline bool worth_streaming(const Tensor& t) {
-    const auto bytes = static_cast<size_t>(t.numel()) * t.element_size();
-    return bytes >= size_t{8} << 20 && bytes < kLarge;
-}
+// the caches, they are not read first and push nothing out. Pages that the system just cleared are
+// there already.
+inline bool worth_streaming(const Tensor& t) { return bytes_of(t) >= kLarge && in_used_memory(t); }
 
 inline Tensor fresh(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef shape,
                     std::optional<ScalarType> dtype = std::nullopt) {

@@ -85,29 +85,77 @@ void for_each_tile(const Problem<A>& p, int64_t chunk, F&& f) {
         });
 }
 
+// The outputs of one token; `x` is that token, the older ones lie `step` elements apart before it.
+template <int kWidth, bool silu, class A, class T>
+void convolve_token(const T* x, int64_t step, const A* weight, const A* bias, int64_t channels,
+                    int64_t tile, T* y, bool stream) {
+    constexpr int lanes = Vec<A>::size, history = kWidth - 1;
+    const auto at = [&](int64_t d, auto load_at) FW_INLINE_LAMBDA {
+        Vec<A> sum = load_at(bias + d);
+        for (int k = 0; k < kWidth; ++k) {
+            sum =
+                fma(load_at(weight + k * channels + d), load_at(x + (k - history) * step + d), sum);
+        }
+        if constexpr (silu) return activate<Activation::silu>(sum);
+        return sum;
+    };
+    int64_t d = 0;
+    for (; d + lanes <= tile; d += lanes) {
+        __builtin_prefetch(x + 2 * step + d);
+        const Vec<A> v = at(d, [](const auto* p) FW_INLINE_LAMBDA { return load<A>(p); });
+        stream ? store_stream(y + d, v) : store(y + d, v);
+    }
+    if (d < tile) {
+        const int n = static_cast<int>(tile - d);
+        store_partial(
+            y + d, at(d, [=](const auto* p) FW_INLINE_LAMBDA { return load_partial<A>(p, n); }), n);
+    }
+}
+
 template <class A, class T>
 void forward_channels(const Problem<A>& p, const Tensor& x, const Tensor& y) {
     const ChannelLast<A> c(p);
+    const int64_t history = p.width - 1;
+    const T* const x_data = x.const_data_ptr<T>();
+    T* const y_data = y.mutable_data_ptr<T>();
+    const bool stream = worth_streaming(y);
+    const auto body = [&](auto width, int64_t b, int64_t from, int64_t to, int64_t channel,
+                          int64_t tile) {
+        T* const out = y_data + b * y.stride(0) + channel;
+        // From here on the taps of a token are all in x, and all count.
+        const bool whole = width > 0 && !p.masked();
+        const int64_t first = whole ? std::clamp(history, from, to) : to;
+        if (from < first) {
+            const std::unique_ptr<A[]> rows(new A[(first - from + history) * kTile]);
+            gather_tile<A, T>(p, c, x, b, from - history, first - from + history, channel, tile,
+                              rows.get());
+            for (int64_t t = from; t < first; ++t) {
+                for (int64_t d = 0; d < tile; d += Vec<A>::size) {
+                    const int64_t n = tile - d;
+                    Vec<A> v = convolve_channels<decltype(width)::value>(
+                        p, c, &rows[(t - from) * kTile + d], b, t, channel + d, n);
+                    if (p.silu) v = activate<Activation::silu>(v);
+                    if (p.masked() && p.tap(b, 0)[t] == 0) v = Vec<A>(A(0));
+                    store_some(out + t * y.stride(2) + d, v, n);
+                }
+            }
+        }
+        if constexpr (width > 0) {
+            const int64_t step = x.stride(2);
+            const T* const in = x_data + b * x.stride(0) + channel;
+            const auto run = [&](auto silu) {
+                for (int64_t t = first; t < to; ++t) {
+                    convolve_token<width, silu>(in + t * step, step, &c.weight[channel],
+                                                &p.bias[channel], p.channels, tile,
+                                                out + t * y.stride(2), stream);
+                }
+            };
+            p.silu ? run(std::true_type()) : run(std::false_type());
+        }
+        stream_fence();
+    };
     with_width(p.width, [&](auto width) {
-        for_each_tile(p, kForwardChunk,
-                      [&](int64_t b, int64_t from, int64_t to, int64_t channel, int64_t tile) {
-                          const int64_t history = p.width - 1;
-                          const std::unique_ptr<A[]> rows(new A[(to - from + history) * kTile]);
-                          gather_tile<A, T>(p, c, x, b, from - history, to - from + history,
-                                            channel, tile, rows.get());
-                          for (int64_t t = from; t < to; ++t) {
-                              T* out = y.mutable_data_ptr<T>() + b * y.stride(0) + t * y.stride(2) +
-                                       channel;
-                              for (int64_t d = 0; d < tile; d += Vec<A>::size) {
-                                  const int64_t n = tile - d;
-                                  Vec<A> v = convolve_channels<decltype(width)::value>(
-                                      p, c, &rows[(t - from) * kTile + d], b, t, channel + d, n);
-                                  if (p.silu) v = activate<Activation::silu>(v);
-                                  if (p.masked() && p.tap(b, 0)[t] == 0) v = Vec<A>(A(0));
-                                  store_some(out + d, v, n);
-                              }
-                          }
-                      });
+        for_each_tile(p, kForwardChunk, [&](auto... at) { body(width, at...); });
     });
 }
 

@@ -2,35 +2,40 @@
 #pragma once
 
 #include "cpu/causal_conv1d.h"
-#include "cpu/row.h"
 
 namespace fusewright::cpu::FW_ISA {
 
-constexpr int64_t kBlock = 256;  // tokens that are padded at a time, to stay in the nearest cache
+constexpr int64_t kAhead = 2048;  // bytes between what is computed and what is asked for
 
-// The outputs of `n` tokens in a row; `in` is the oldest that the first of them sees.
+// The outputs of a row of `n` tokens after the `kWidth - 1` of `state`. Every token is loaded once:
+// the older ones that a vector of outputs needs are lanes of the vector before.
 template <int kWidth, bool silu, class A, class T>
-void convolve_row(const A* in, const A* weight, int64_t width, A bias, int64_t n, T* out) {
-    constexpr int lanes = Vec<A>::size;
-    Vec<A> w[kWidth > 0 ? kWidth : 1];
+void convolve_row(const T* in, const A* state, const A* weight, A bias, int64_t n, T* out,
+                  bool stream) {
+    constexpr int lanes = Vec<A>::size, history = kWidth - 1;
+    Vec<A> w[kWidth];
     for (int k = 0; k < kWidth; ++k) w[k] = Vec<A>(weight[k]);
-    const auto at = [&](int64_t t, auto load_at) {
+    A oldest[lanes] = {};
+    std::copy_n(state, history, oldest + lanes - history);
+    Vec<A> before = load<A>(oldest);
+    const auto next = [&](Vec<A> now) FW_INLINE_LAMBDA {
         Vec<A> sum(bias);
-        if constexpr (kWidth > 0) {
-            for (int k = 0; k < kWidth; ++k) sum = fma(w[k], load_at(in + t + k), sum);
-        } else {
-            for (int64_t k = 0; k < width; ++k) {
-                sum = fma(Vec<A>(weight[k]), load_at(in + t + k), sum);
-            }
-        }
+        repeat<kWidth>([&](auto k) FW_INLINE_LAMBDA {
+            sum = fma(w[k], delayed<history - k>(before, now), sum);
+        });
+        before = now;
         if constexpr (silu) return activate<Activation::silu>(sum);
         return sum;
     };
     int64_t t = 0;
-    for (; t + lanes <= n; t += lanes) store(out + t, at(t, [](const A* p) { return load<A>(p); }));
+    for (; t + lanes <= n; t += lanes) {
+        __builtin_prefetch(in + t + kAhead / sizeof(T));
+        const Vec<A> y = next(load<A>(in + t));
+        stream ? store_stream(out + t, y) : store(out + t, y);
+    }
     if (t < n) {
         const int rest = static_cast<int>(n - t);
-        store_partial(out + t, at(t, [=](const A* p) { return load_partial<A>(p, rest); }), rest);
+        store_partial(out + t, next(load_partial<A>(in + t, rest)), rest);
     }
 }
 
@@ -39,53 +44,38 @@ void forward_rows(const Problem<A>& p, const Tensor& x, const Tensor& y) {
     const T* in = x.const_data_ptr<T>();
     T* out = y.mutable_data_ptr<T>();
     const int64_t grain = std::max<int64_t>(1, kGrain / (p.length + 1));
-    const int64_t history = p.width - 1;
-    const auto masked_row = [&](auto width, int64_t b, const A* padded, const A* weight, A bias,
-                                T* to) {
-        for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
-            const int64_t n = p.length - t;
-            const Vec<A> pre = convolve<width>(p, padded, weight, bias, b, t, n);
-            store_some(to + t, finish(p, pre, b, t, n), n);
-        }
-    };
-    const auto row_by_blocks = [&](auto width, const T* from, const A* state, const A* weight,
-                                   A bias, T* to, A* padded) {
-        std::copy_n(state, history, padded);
-        for (int64_t t = 0, n; t < p.length; t += n) {
-            n = std::min(kBlock, p.length - t);
-            const A* seen = padded;
-            if constexpr (std::is_same_v<T, A>) {
-                if (t >= history && t > 0) {  // x holds the history itself
-                    n = p.length - t;
-                    seen = from + t - history;
-                }
-            }
-            if (seen == padded) load_row(from + t, 1, n, padded + history);
-            if (p.silu) {
-                convolve_row<width, true>(seen, weight, p.width, bias, n, to + t);
-            } else {
-                convolve_row<width, false>(seen, weight, p.width, bias, n, to + t);
-            }
-            if (seen == padded) std::copy(padded + n, padded + n + history, padded);
-        }
-    };
+    const bool stream = worth_streaming(y);
     with_width(p.width, [&](auto width) {
+        // Other widths, and a history longer than a vector, read a padded copy of the row.
+        constexpr bool in_lanes = 0 < width && width - 1 <= Vec<A>::size;
+        const bool padding = !in_lanes || p.masked();
         torch::stable::parallel_for(
             0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
-                std::vector<A> padded((p.masked() ? p.length : kBlock) + history);
+                std::vector<A> padded(padding ? p.length + p.width - 1 : 0);
                 for (int64_t row = begin; row < end; ++row) {
                     const int64_t b = row / p.channels, channel = row % p.channels;
                     const T* from = in + b * x.stride(0) + channel * x.stride(1);
                     T* to = out + b * y.stride(0) + channel * y.stride(1);
                     const A* weight = &p.weight[channel * p.width];
-                    if (p.masked()) {
-                        pad_row(p, from, p.state(b, channel), padded.data());
-                        masked_row(width, b, padded.data(), weight, p.bias[channel], to);
-                    } else {
-                        row_by_blocks(width, from, p.state(b, channel), weight, p.bias[channel], to,
-                                      padded.data());
+                    const A* state = p.state(b, channel);
+                    const A bias = p.bias[channel];
+                    if constexpr (in_lanes) {
+                        if (!padding) {
+                            p.silu ? convolve_row<width, true>(from, state, weight, bias, p.length,
+                                                               to, stream)
+                                   : convolve_row<width, false>(from, state, weight, bias, p.length,
+                                                                to, stream);
+                            continue;
+                        }
+                    }
+                    pad_row(p, from, state, padded.data());
+                    for (int64_t t = 0; t < p.length; t += Vec<A>::size) {
+                        const int64_t n = p.length - t;
+                        const Vec<A> pre = convolve<width>(p, padded.data(), weight, bias, b, t, n);
+                        store_some(to + t, finish(p, pre, b, t, n), n);
                     }
                 }
+                stream_fence();
             });
     });
 }

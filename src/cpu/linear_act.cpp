@@ -18,14 +18,35 @@ namespace {
 constexpr const char* kOp = "linear_act";
 constexpr int64_t kGrain = 16384;  // elements that are worth a thread
 
-Tensor call(const char* name, std::array<StableIValue, 3> stack) {
-    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+// The product of all dimensions but the last.
+int64_t rows_of(const Tensor& x) {
+    int64_t rows = 1;
+    for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
+    return rows;
+}
+
+// Torch's products, into tensors of ours: the first touch of one that torch makes can take as long
+// as the product (see alloc.h). The last argument is the result.
+template <size_t count>
+Tensor call_out(const char* name, std::array<StableIValue, count> stack) {
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "out", stack.data(), TORCH_ABI_VERSION));
     return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor product(const Tensor& a, const Tensor& b) {
+    using torch::stable::detail::from;
+    return call_out<3>("aten::mm", {from(a), from(b), from(fresh(a, {a.size(0), b.size(1)}))});
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
     using torch::stable::detail::from;
-    return as_contiguous(call("aten::linear", {from(x), from(weight), from(bias)}));
+    std::vector<int64_t> shape = shape_of(x);
+    shape.back() = weight.size(0);
+    const int64_t rows = rows_of(x);
+    const Tensor flat = torch::stable::reshape(x, {rows, weight.size(1)});
+    const Tensor out = fresh(x, {rows, weight.size(0)});
+    return torch::stable::view(
+        call_out<4>("aten::linear", {from(flat), from(weight), from(bias), from(out)}), shape);
 }
 
 template <class A, class T, class F>
@@ -149,8 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const int64_t columns = weight.size(0), inner = weight.size(1);
     shape.back() = columns;
     check_shape(grad_y, shape, kOp, "grad_y");
-    int64_t rows = 1;
-    for (size_t d = 0; d + 1 < shape.size(); ++d) rows *= shape[d];
+    const int64_t rows = rows_of(x);
     const Tensor w = in_dtype(weight, x.scalar_type());
     const Tensor grad = as_contiguous(in_dtype(grad_y, x.scalar_type()));
     Tensor saved = pre, dpre = grad;
@@ -163,13 +183,11 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Tensor flat = torch::stable::view(dpre, {rows, columns});
     Tensor dx = none_like(x), dweight = none_like(x), dbias = none_like(x);
     if (needs & 1) {
-        const Tensor product = torch::stable::matmul(flat, w);
-        dx = gradient_like(x, torch::stable::view(product, shape_of(x)));
+        dx = gradient_like(x, torch::stable::view(product(flat, w), shape_of(x)));
     }
     if (needs & 2) {
         const Tensor flat_x = torch::stable::reshape(x, {rows, inner});
-        dweight = gradient_like(
-            weight, torch::stable::matmul(torch::stable::transpose(flat, 0, 1), flat_x));
+        dweight = gradient_like(weight, product(torch::stable::transpose(flat, 0, 1), flat_x));
     }
     if ((needs & 4) && present(bias)) {
         dbias = fresh_like(*bias);

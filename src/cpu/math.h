@@ -65,8 +65,11 @@ inline Vec<float> scale(Vec<float> x, Vec<float> n) {
 }
 
 inline Vec<float> exp(Vec<float> x) {
-    const Reduced x_reduced = reduce(clamp(x, -104.f, 89.f));
-    return scale(1.f + expm1_reduced(x_reduced.r), x_reduced.n);
+    // The power of r without the care for small ones that expm1 takes.
+    static constexpr float q[] = {0.999999702f, 0.499991387f, 0.166676506f, 0.0418995619f,
+                                  0.00829001237f};
+    const Reduced a = reduce(clamp(x, -104.f, 89.f));
+    return scale(fma(a.r, polynomial(a.r, q), 1.f), a.n);
 }
 
 // exp(x) - 1 for |x| <= 80, to full precision near 0.

@@ -57,7 +57,7 @@ struct Rows {
 // Calls f(i, lanes) for every vector of a row; `lanes` is a constant for the full ones, an int for
 // the last.
 template <class A, class F>
-void for_lanes(int64_t n, F&& f) {
+FW_INLINE void for_lanes(int64_t n, F&& f) {
     constexpr int lanes = Vec<A>::size;
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<int, lanes>{});
@@ -86,7 +86,7 @@ void store_lanes(T* p, Vec<A> v, N n, bool stream = false) {
 
 // The sum of f(i, lanes) over a row, in four chains; unused lanes must be zero.
 template <class A, class F>
-A sum_lanes(int64_t n, F&& f) {
+FW_INLINE A sum_lanes(int64_t n, F&& f) {
     constexpr int lanes = Vec<A>::size;
     constexpr std::integral_constant<int, lanes> full;
     Vec<A> a, b, c, d;
@@ -121,9 +121,9 @@ struct Moments {
 
 // `fetch(i, lanes)` gives the row's elements, the first time in order.
 template <bool centred, class A, class Fetch>
-Moments<A> moments(const A* row, int64_t n, A eps, Fetch&& fetch) {
+FW_INLINE Moments<A> moments(const A* row, int64_t n, A eps, Fetch&& fetch) {
     if constexpr (!centred) {
-        const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) {
+        const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
             const Vec<A> v = fetch(i, lanes);
             return v * v;
         });
@@ -131,7 +131,7 @@ Moments<A> moments(const A* row, int64_t n, A eps, Fetch&& fetch) {
     }
     const A mean = sum_lanes<A>(n, fetch) / n;
     Vec<A> deviations;
-    const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) {
+    const A squares = sum_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
         const Vec<A> v = only(load_lanes(row + i, lanes) - Vec<A>(mean), lanes);
         deviations += v;
         return v * v;
@@ -201,50 +201,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
         const Affine<A> affine(weight, bias, in.columns, A(offset), round_first, op);
         const int64_t n = in.columns;
         const bool stream = worth_streaming(y);
-        // `fetch(r, row)` gives the row r to normalise, as a function of (i, lanes), and keeps
-        // what it gave in `row` unless it can be read again where it came from.
-        const auto run = [&](auto activation, auto source) {
-            const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
-            torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
-                const std::unique_ptr<A[]> scratch(new A[n + 1]);
-                const std::unique_ptr<T[]> narrow(round_first ? new T[n + 1] : nullptr);
-                for (int64_t r = begin; r < end; ++r) {
-                    T* out = y.mutable_data_ptr<T>() + r * n;
-                    const A* row = scratch.get();
-                    const auto fetch = source(r, scratch.get(), row);
-                    const Moments<A> m = moments<centred>(row, n, A(o.eps), fetch);
-                    if (centred) mean.mutable_data_ptr<A>()[r] = m.mean + m.rest;
-                    rstd.mutable_data_ptr<A>()[r] = m.rstd;
-                    const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
-                    // The next row comes nearer while this one is computed.
-                    const T* next =
-                        in.tensor.const_data_ptr<T>() + in.offset(std::min(r + 1, end - 1));
-                    const auto normal = [&](int64_t i, auto lanes) {
-                        Vec<A> v = load_lanes(row + i, lanes);
-                        if (centred) v = (v - shift) - rest;
-                        return v * scale;
-                    };
-                    const auto finish = [&](Vec<A> v, int64_t i, auto lanes) {
-                        v = fma(v, load_lanes(&affine.weight[i], lanes),
-                                load_lanes(&affine.bias[i], lanes));
-                        store_lanes(out + i, activate<activation>(v), lanes, stream);
-                        __builtin_prefetch(next + i * in.step);
-                    };
-                    if (round_first) {
-                        for_lanes<A>(n, [&](int64_t i, auto lanes) {
-                            store_lanes(narrow.get() + i, normal(i, lanes), lanes);
-                            finish(load_lanes(narrow.get() + i, lanes), i, lanes);
-                        });
-                    } else {
-                        for_lanes<A>(
-                            n, [&](int64_t i, auto lanes) { finish(normal(i, lanes), i, lanes); });
-                    }
-                }
-                stream_fence();
-            });
-        };
-        // The row that is normalised is the sum that is returned, rounding included. Apart from
-        // `run`, which would be compiled for every dtype of a residual.
+        const T* const x_data = in.tensor.const_data_ptr<T>();
+        T* const y_data = y.mutable_data_ptr<T>();
+        A* const means = centred ? mean.mutable_data_ptr<A>() : nullptr;
+        A* const rstds = rstd.mutable_data_ptr<A>();
+        // The row that is normalised is the sum that is returned, rounding included.
         std::optional<Rows> other;
         if (present(residual)) other.emplace(*residual, o.norm_dims);
         const auto add_residual = [&](int64_t r, A* row) {
@@ -260,28 +221,60 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
             });
         };
         with_common_activation(o.activation, [&](auto activation) {
-            const T* first = in.tensor.const_data_ptr<T>();
-            if (!present(residual)) {
-                return run(activation, [&](int64_t r, A* scratch, const A*& row) {
-                    const T* p = first + in.offset(r);
+            const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
+            torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
+                const std::unique_ptr<A[]> scratch(new A[n + 1]);
+                const std::unique_ptr<T[]> narrow(round_first ? new T[n + 1] : nullptr);
+                const A *const w = affine.weight.data(), *const b = affine.bias.data();
+                const T* next = x_data + in.offset(begin);
+                for (int64_t r = begin; r < end; ++r) {
+                    const T* const p = next;
+                    if (r + 1 < end) next = x_data + in.offset(r + 1);
+                    T* const out = y_data + r * n;
+                    // The row as accumulators: x itself, or a copy, made here or by the first pass.
+                    A* const copy = scratch.get();
+                    const A* row = copy;
+                    const bool copied = other.has_value() || in.step != 1;
+                    if (copied) load_row(p, in.step, n, copy);
+                    if (other.has_value()) add_residual(r, copy);
                     if constexpr (std::is_same_v<T, A>) {
-                        if (in.step == 1) row = p;
+                        if (!copied) row = p;
                     }
-                    const bool in_place = static_cast<const void*>(row) == p;
-                    if (in.step != 1) load_row(p, in.step, n, scratch);
-                    const bool loaded = in_place || in.step != 1;
-                    return [=](int64_t i, auto lanes) {
-                        if (loaded) return load_lanes(row + i, lanes);
+                    const auto fetch = [=](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        if (std::is_same_v<T, A> || copied) return load_lanes(row + i, lanes);
                         const Vec<A> v = load_lanes(p + i, lanes);
-                        store_lanes(scratch + i, v, lanes);
+                        store_lanes(copy + i, v, lanes);
                         return v;
                     };
-                });
-            }
-            run(activation, [&](int64_t r, A* scratch, const A*&) {
-                load_row(first + in.offset(r), in.step, n, scratch);
-                add_residual(r, scratch);
-                return [=](int64_t i, auto lanes) { return load_lanes(scratch + i, lanes); };
+                    const Moments<A> m = moments<centred>(row, n, A(o.eps), fetch);
+                    if (centred) means[r] = m.mean + m.rest;
+                    rstds[r] = m.rstd;
+                    const Vec<A> shift(m.mean), rest(m.rest), scale(m.rstd);
+                    const auto normal = [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        Vec<A> v = load_lanes(row + i, lanes);
+                        if (centred) v = (v - shift) - rest;
+                        return v * scale;
+                    };
+                    const auto finish = [&](Vec<A> v, int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                        v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
+                        store_lanes(out + i, activate<activation>(v), lanes, stream);
+                        // The next row comes nearer while this one is computed.
+                        __builtin_prefetch(next + i * in.step);
+                    };
+                    if constexpr (!centred) {
+                        if (round_first) {
+                            T* const rounded = narrow.get();
+                            for_lanes<A>(n, [&](int64_t i, auto lanes) FW_INLINE_LAMBDA {
+                                store_lanes(rounded + i, normal(i, lanes), lanes);
+                                finish(load_lanes(rounded + i, lanes), i, lanes);
+                            });
+                            continue;
+                        }
+                    }
+                    for_lanes<A>(n, [&](int64_t i, auto lanes)
+                                        FW_INLINE_LAMBDA { finish(normal(i, lanes), i, lanes); });
+                }
+                stream_fence();
             });
         });
     });

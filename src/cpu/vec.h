@@ -199,6 +199,18 @@ inline V pick_lanes(V a, V b, std::integer_sequence<int, lane...>) {
 #endif
 }
 
+// What lay `lag` places before `now`, with `before` in front of it.
+template <int lag, class A, int... i>
+inline Vec<A> delayed(Vec<A> before, Vec<A> now, std::integer_sequence<int, i...>) {
+    constexpr int first = Vec<A>::size - lag;
+    return Vec<A>(pick_lanes(before.v, now.v, std::integer_sequence<int, first + i...>{}));
+}
+template <int lag, class A>
+inline Vec<A> delayed(Vec<A> before, Vec<A> now) {
+    static_assert(0 <= lag && lag <= Vec<A>::size);
+    return delayed<lag>(before, now, std::make_integer_sequence<int, Vec<A>::size>{});
+}
+
 template <class A>
 struct VecPair {
     Vec<A> first, second;

@@ -144,6 +144,24 @@ def test_many_long_rows(backend: str, device: str, dtype: torch.dtype) -> None:
     check_values(CAUSAL_CONV1D, sample(dtype=dtype, device=device, shape=shape), backend)
 
 
+@pytest.mark.parametrize("length", [16512, 16513])  # rows that begin, and don't, on a cache line
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_results_far_larger_than_the_caches(
+    backend: str, device: str, length: int, channel_last: bool
+) -> None:
+    x, weight, bias = sample(device=device, shape=(1, 128, length), channel_last=channel_last)[:3]
+    expected = causal_conv1d(
+        x.double(), weight.double(), bias.double(), activation="silu", backend="reference"
+    )
+    # The CPU kernels write past the caches where the memory was in use before, as the second time:
+    # the C library keeps what was freed, up to the size of the largest mapped block so far.
+    torch.empty_like(x, dtype=torch.float64).zero_()
+    for _ in range(2):
+        y = causal_conv1d(x, weight, bias, activation="silu", backend=backend)
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+        del y
+
+
 def test_expanded_output_gradient(backend: str, device: str) -> None:
     x, weight, *_ = sample(device=device)
     x.requires_grad_()
