@@ -19,12 +19,14 @@ CASES = {
         "shape=(3, 2100), weight_dtype=f32, dtype=bf16, activation='gelu_tanh', round_first=True",
         "shape=(3, 4, 5), norm_dims=2, dtype=f16, activation='silu', weight_offset=1.0",
         "shape=(2, 5000), residual=True, round_first=True, activation='relu', dtype=bf16",
+        "shape=(33, 64), dtype=f16",  # whole blocks
         "shape=(0, 5)",
     ],
     "layer_norm": [
         "shape=(9, 67), residual=True, activation='gelu'",
         "shape=(3, 2100), dtype=bf16, residual=True, residual_dtype=f32",
         "shape=(3, 5000), activation='silu', residual=True",
+        "shape=(33, 64), residual=True",  # whole blocks
         "shape=(5, 7), affine=False, dtype=f16",
     ],
     "linear_act": [
@@ -132,6 +134,14 @@ def test_against_the_reference(group: str, pytestconfig: pytest.Config) -> None:
     cases = [(name, options) for name, options in CASES.items() if group in name]
     path = [str(pytestconfig.rootpath / "tests")]
     python(_CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
+
+
+def test_several_tiles_a_program(pytestconfig: pytest.Config) -> None:
+    """As only large tensors have them."""
+    few = "from fusewright.backends.triton import _conv_dense_calls as c; c._MANY = 1\n"
+    cases = [("causal_conv1d", ["shape=(1, 2, 4104), dtype=bf16, return_final_states=False"])]
+    path = [str(pytestconfig.rootpath / "tests")]
+    python(few + _CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
 
 
 def test_without_a_gpu() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import fusewright
-from check import assert_close, check_op, check_values
+from check import assert_close, check_compile, check_op, check_values
 from fusewright import ArgumentError
 from fusewright.ops.linear_act import ACTIVATIONS, LINEAR_ACT
 
@@ -59,6 +59,15 @@ def test_rows_and_columns_of_whole_packs(
         )
         check_values(LINEAR_ACT, args, backend)
         check_values(LINEAR_ACT, (*args[:-1], False), backend)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_at_whole_packs(backend: str, device: str, dynamic: bool) -> None:
+    """Where a backend may hand torch.compile the operator in one piece."""
+    args = LINEAR_ACT.sample(
+        dtype=torch.bfloat16, device=device, shape=(70, 64), out_features=72, activation="silu"
+    )
+    check_compile(LINEAR_ACT, args, backend, dynamic=dynamic)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

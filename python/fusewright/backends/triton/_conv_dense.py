@@ -48,9 +48,13 @@ def fw_chunk_pack(v, N: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def fw_chunk_raw(ptr, t, S):
+    return tl.load(ptr + t, mask=(t >= 0) & (t < S), other=0.0)
+
+
+@triton.jit
 def fw_chunk_load(ptr, t, S, N: tl.constexpr, CHUNK: tl.constexpr):
-    v = tl.load(ptr + t, mask=(t >= 0) & (t < S), other=0.0)
-    return fw_chunk_unpack(fw_widen(v, tl.float32), N, CHUNK)
+    return fw_chunk_unpack(fw_widen(fw_chunk_raw(ptr, t, S), tl.float32), N, CHUNK)
 
 
 @triton.jit
@@ -77,26 +81,34 @@ def fw_chunk_sums(x, weights, bias, FIRST: tl.constexpr, COUNT: tl.constexpr, W:
 
 @triton.jit
 def fw_conv_dense(
-    x_ptr, w_ptr, b_ptr, y_ptr, D, S, xb, xd, wd, ww, bd, yb, yd,
+    x_ptr, w_ptr, b_ptr, y_ptr, D, S, steps, xb, xd, wd, ww, bd, yb, yd,
     W: tl.constexpr, USE_SILU: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """N chunks of a row."""
-    tiles = tl.cdiv(S, N * CHUNK)
+    """`steps` tiles of N chunks of a row; the next one is loaded before this one is computed."""
+    pieces = tl.cdiv(tl.cdiv(S, N * CHUNK), steps)
     pid = tl.program_id(0).to(tl.int64)
-    batch, d = pid // tiles // D, pid // tiles % D
-    t = (pid % tiles).to(tl.int32) * (N * CHUNK)
+    batch, d = pid // pieces // D, pid // pieces % D
+    t = (pid % pieces).to(tl.int32) * (steps * N * CHUNK)
     t += tl.arange(0, N)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
     x_ptr += batch * xb + d * xd
-    x = fw_chunk_load(x_ptr, t - CHUNK, S, N, CHUNK) + fw_chunk_load(x_ptr, t, S, N, CHUNK)
+    y_ptr += batch * yb + d * yd
+    before = fw_chunk_raw(x_ptr, t - CHUNK, S)
+    own = fw_chunk_raw(x_ptr, t, S)
     bias = 0.0
     if b_ptr is not None:
         bias = fw_widen(tl.load(b_ptr + d * bd), tl.float32)
     weights = fw_chunk_weights(w_ptr + d * wd, ww, None, W)
-    y = fw_chunk_pack(fw_chunk_sums(x, weights, bias, CHUNK, CHUNK, W), N, CHUNK)
-    if USE_SILU:
-        y = fw_fast_silu(y)
-    y = fw_narrow(y, y_ptr.dtype.element_ty)
-    tl.store(y_ptr + batch * yb + d * yd + t, y, mask=t < S)
+    for step in range(steps):
+        x = fw_chunk_unpack(fw_widen(before, tl.float32), N, CHUNK)
+        x = x + fw_chunk_unpack(fw_widen(own, tl.float32), N, CHUNK)
+        end = tl.where(step + 1 < steps, S, 0)
+        before = fw_chunk_raw(x_ptr, t + (N - 1) * CHUNK, end)
+        own = fw_chunk_raw(x_ptr, t + N * CHUNK, end)
+        y = fw_chunk_pack(fw_chunk_sums(x, weights, bias, CHUNK, CHUNK, W), N, CHUNK)
+        if USE_SILU:
+            y = fw_fast_silu(y)
+        tl.store(y_ptr + t, fw_narrow(y, y_ptr.dtype.element_ty), mask=t < S)
+        t += N * CHUNK
 
 
 @triton.jit

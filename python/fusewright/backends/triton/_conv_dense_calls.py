@@ -15,6 +15,10 @@ from fusewright.backends.triton._launch import kernel, none_like, power_of_2, pr
 from fusewright.backends.triton._math import accumulator
 from fusewright.backends.triton._reduce import sum_rows
 
+# How many tiles a program of the forward takes one after the other, and of how many for each
+# processor on: fewer would leave some processors idle at the end.
+_STEPS, _MANY = 4, 256
+
 
 def strides(t: Tensor | None, count: int) -> tuple[int, ...]:
     return (0,) * count if t is None else t.stride()
@@ -26,6 +30,20 @@ def _chunks(x: Tensor, width: int, each: int, most: int) -> dict[str, int]:
     count = min(power_of_2(triton.cdiv(x.shape[2], chunk)), most)
     warps = max(1, min(4, count // (32 * each)))
     return {"W": width, "N": count, "CHUNK": chunk, "num_warps": warps}
+
+
+def _tiles(x: Tensor, width: int) -> tuple[dict[str, int], int]:
+    """A program's tile of the forward, and how many of them it takes.
+
+    16-bit types have twice the arithmetic a byte: where tiles are many, a program takes four, whose
+    loads hide behind that of the tile before.
+    """
+    ahead = _chunks(x, width, 1, 128)
+    tiles = triton.cdiv(x.shape[2], ahead["N"] * ahead["CHUNK"])
+    many = tiles >= _STEPS and x.shape[0] * x.shape[1] * tiles >= _MANY * processors(x)
+    if x.element_size() == 2 and many:
+        return ahead, _STEPS
+    return _chunks(x, width, 2, 256), 1
 
 
 def dense_dim(width: int, *tensors: Tensor) -> int | None:
@@ -41,7 +59,9 @@ def dense_dim(width: int, *tensors: Tensor) -> int | None:
     return 1 if width <= 4 and all(t.stride(1) == 1 for t in tensors) else None
 
 
-def _pieces(x: Tensor, width: int, ahead: int, waves: int) -> tuple[int, int, dict[str, int]]:
+def _pieces(
+    x: Tensor, width: int, ahead: int, waves: int, most: int
+) -> tuple[int, int, dict[str, int]]:
     """The length of a program's piece of time, the number of them, and what else it takes.
 
     A thread has 8 bytes of channels.
@@ -49,7 +69,8 @@ def _pieces(x: Tensor, width: int, ahead: int, waves: int) -> tuple[int, int, di
     batch, channels, length = x.shape
     block = min(power_of_2(channels), 128 * 8 // x.element_size())
     wanted = max(1, waves * processors(x) // (batch * triton.cdiv(channels, block)))
-    piece = triton.cdiv(max(triton.cdiv(length, wanted), min(length, 16)), ahead) * ahead
+    piece = min(max(triton.cdiv(length, wanted), min(length, 16)), most)
+    piece = triton.cdiv(piece, ahead) * ahead
     options = {"W": width, "BLOCK_D": block, "AHEAD": ahead}
     options["num_warps"] = max(1, min(4, block // 128))
     return piece, batch * triton.cdiv(length, piece), options
@@ -61,15 +82,16 @@ def dense_forward(
     batch, channels, length = x.shape
     parameters = (*weight.stride(), *strides(bias, 1))
     if dim == 2:
-        options = _chunks(x, weight.shape[1], 2, 256)
+        options, steps = _tiles(x, weight.shape[1])
         tiles = triton.cdiv(length, options["N"] * options["CHUNK"])
-        kernel(fw_conv_dense)[(batch * channels * tiles,)](
+        kernel(fw_conv_dense)[(batch * channels * triton.cdiv(tiles, steps),)](
             x,
             weight,
             bias,
             y,
             channels,
             length,
+            steps,
             *x.stride()[:2],
             *parameters,
             *y.stride()[:2],
@@ -77,7 +99,7 @@ def dense_forward(
             **options,
         )
         return
-    piece, shares, options = _pieces(x, weight.shape[1], 4, 48)
+    piece, shares, options = _pieces(x, weight.shape[1], 8, 4, 128 // x.element_size())
     kernel(fw_conv_channels)[(shares * triton.cdiv(channels, options["BLOCK_D"]),)](
         x,
         weight,
@@ -113,7 +135,7 @@ def dense_backward(
         shares = batch * triton.cdiv(tiles, piece)
         programs = shares * channels
     else:
-        piece, shares, options = _pieces(x, weight.shape[1], 4, 8)
+        piece, shares, options = _pieces(x, weight.shape[1], 4, 8, length)
         programs = shares * triton.cdiv(channels, options["BLOCK_D"])
     dtype = accumulator(x)
     grad_x = torch.empty_like(x) if needs & 1 else None

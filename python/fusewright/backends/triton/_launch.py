@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of elements; a call on fewer takes about as long as its launch, whatever the blocks.
+UNTUNED = 2**20
+
 
 class _State(threading.local):
     tracing = False
@@ -60,6 +63,17 @@ def autotune(
     return triton.autotune(
         [config(c) for c in chosen], key=key, prune_configs_by=prune_by, cache_results=True
     )
+
+
+def launch_tuned(function: Any, grid: Any, small: bool, *args: Any, **meta: Any) -> None:
+    """Launch an autotuned kernel; a small call takes the smallest blocks that suit it, untimed."""
+    if not small:
+        kernel(function)[grid](*args, **meta)
+        return
+    given = dict(zip(function.arg_names, args, strict=False))
+    block = function.early_config_prune(function.configs, given, **meta)[-1]
+    options = {"num_warps": block.num_warps, "num_stages": block.num_stages}
+    kernel(function.fn)[grid](*args, **meta, **block.kwargs, **options)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fusewright.backends.triton import _matmul_tma as tma
-from fusewright.backends.triton._launch import autotune, kernel, power_of_2
+from fusewright.backends.triton._launch import UNTUNED, autotune, launch_tuned, power_of_2
 from fusewright.backends.triton._math import fw_activate, fw_dot, fw_narrow, fw_widen, is_double
 
 
@@ -140,7 +140,10 @@ def matmul(
     def grid(meta: dict[str, int]) -> tuple[int]:
         return (triton.cdiv(rows, meta["BLOCK_M"]) * triton.cdiv(columns, meta["BLOCK_N"]),)
 
-    kernel(fw_matmul)[grid](
+    launch_tuned(
+        fw_matmul,
+        grid,
+        a.numel() + b.numel() + y.numel() <= UNTUNED,
         a,
         b,
         bias,

@@ -13,7 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fusewright.backends.triton._launch import autotune, is_tracing, power_of_2, processors
+from fusewright.backends.triton._launch import (
+    UNTUNED,
+    autotune,
+    is_tracing,
+    launch_tuned,
+    power_of_2,
+    processors,
+)
 from fusewright.backends.triton._math import fw_activate_16, fw_dot, fw_narrow, fw_widen
 
 # Of rows; below, a tile would be mostly empty.
@@ -105,19 +112,26 @@ def fw_matmul_tma(
             fw_finish(second, y, pre, bias_ptr, m, n + PART, N, ACTIVATION, KEEP, DTYPE, PART)
 
 
+def suits(x: Tensor, *sizes: int) -> bool:
+    """Whether the products of dense matrices of these sizes, of x's type, are for descriptors."""
+    return (
+        x.element_size() == 2
+        and sizes[0] >= _FEWEST_ROWS
+        and all(size % 8 == 0 for size in sizes[1:])
+        and _has_accelerator(x)
+    )
+
+
 def serves(a: Tensor, b: Tensor, y: Tensor, pre: Tensor | None) -> bool:
     """Whether descriptors can hold these matrices, and the device has what reads them.
 
-    A graph that is traced gets the other kernel: descriptors take memory from an allocator that
-    is set at every launch, which no graph records.
+    A graph that is traced gets the other kernel: see `linear_act.stays_whole`.
     """
     tensors = [a, b, y] if pre is None else [a, b, y, pre]
     return (
-        a.element_size() == 2
+        suits(a, a.shape[0])
         and b.dtype == a.dtype
-        and a.shape[0] >= _FEWEST_ROWS
         and not is_tracing()
-        and _has_accelerator(a)
         and all(_describable(t) for t in tensors)
         and y.stride(1) == 1
     )
@@ -157,7 +171,10 @@ def matmul(
         return (min(tiles, processors(a)),)
 
     triton.set_allocator(_allocate)
-    fw_matmul_tma[grid](
+    launch_tuned(
+        fw_matmul_tma,
+        grid,
+        a.numel() + b.numel() + y.numel() <= UNTUNED,
         a,
         b,
         bias,

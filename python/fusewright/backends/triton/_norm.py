@@ -31,15 +31,19 @@ class Tile(NamedTuple):
     warps: int
 
 
-def _tile(columns: int, limit: int, x: Tensor) -> Tile | None:
-    """About 16 elements a thread, several short rows at once; None for a row past the limit."""
+def _tile(columns: int, limit: int, each: int, most: int, x: Tensor) -> Tile | None:
+    """About `each` elements a thread, several short rows at once; None for a row past the limit.
+
+    Args:
+        most: so many warps, past which a thread takes 32 elements.
+    """
     if x.device.type != "cuda":
         limit = _LONGEST_INTERPRETED
     if columns > limit:
         return None
     block = power_of_2(columns)
     rows = max(1, 2048 // block)
-    warps = min(max(rows * block // 512, 4), 32 if block > 16384 else 16)
+    warps = min(rows * block // (32 * each), max(most, block // 1024))
     return Tile(rows, block, warps)
 
 
@@ -64,9 +68,11 @@ def forward(
     if x.numel() == 0:
         return y, total, mean, rstd
     view = as_rows(x.shape, norm_dims, [x, residual])
-    tile = _tile(view.columns, _FORWARD_ROW, x)
+    # what is centred takes more registers: with 32 elements a thread more rows are on their way
+    tile = _tile(view.columns, _FORWARD_ROW, 32 if centred else 16, 8, x)
     rows, columns, warps = tile or Tile(1, _PIECE, 16)
     function = fw_norm_forward_long if tile is None else fw_norm_forward
+    full = {} if tile is None else {"FULL": view.columns == columns}
     kernel(function)[(-(-view.rows // rows),)](
         *view.tensors,
         None if weight is None else weight.contiguous(),
@@ -89,6 +95,7 @@ def forward(
         DOUBLE=is_double(x),
         BLOCK_R=rows,
         BLOCK_N=columns,
+        **full,
         num_warps=warps,
     )
     return y, total, mean, rstd
@@ -124,7 +131,7 @@ def backward(
     dense = view.tensors[3]
     if wants_x and dense is not grad_x:  # too irregular: written densely, then copied
         dense = view.tensors[3] = x.new_empty(x.shape)
-    tile = _tile(view.columns, _BACKWARD_ROW, x)
+    tile = _tile(view.columns, _BACKWARD_ROW, 16, 16, x)
     rows, columns, warps = tile or Tile(1, _PIECE, 16)
     programs = _programs(centred, x, view.rows, rows, warps)
     partial = x.new_empty((2, programs, view.columns), dtype=accumulator(x))

@@ -30,10 +30,13 @@ def fw_norm_forward(
     x0, x1, x2, xt0, xt1, r0, r1, r2, rt0, rt1,
     EPS: tl.constexpr, OFFSET: tl.constexpr, ACTIVATION: tl.constexpr, CENTRED: tl.constexpr,
     ROUND: tl.constexpr, WIDE: tl.constexpr, DOUBLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
+    """FULL says that a row has BLOCK_N elements: the compiler then drops every mask of columns."""
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
+    if FULL:
+        n = BLOCK_N
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     columns = tl.arange(0, BLOCK_N).to(INDEX)
     inside = rows < row_count

@@ -37,7 +37,8 @@ def register_all(backend: Backend, traceable: bool) -> None:
                 continue
             backend.library.impl(name, _on_its_device(function), backend.dispatch_key)
             if traceable:
-                _show_to_compiler(backend, name, function)
+                stays_whole = getattr(module, "stays_whole", lambda *args: False)
+                _show_to_compiler(backend, name, function, stays_whole)
 
 
 def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,14 +55,19 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _show_to_compiler(backend: Backend, name: str, function: Callable[..., Any]) -> None:
+def _show_to_compiler(
+    backend: Backend,
+    name: str,
+    function: Callable[..., Any],
+    stays_whole: Callable[..., bool],
+) -> None:
     from torch._subclasses.functional_tensor import FunctionalTensorMode
 
     def rule(mode: Any, op: Any, types: Sequence[Any], args: Any, kwargs: Any) -> Any:
         # an exported program keeps the operator, which is what can be serialised
         from torch.export._trace import custom_triton_ops_decomposition_disabled
 
-        if custom_triton_ops_decomposition_disabled():
+        if custom_triton_ops_decomposition_disabled() or stays_whole(name, *args):
             return mode.__torch_dispatch__(op, types, args, kwargs)
         with mode, tracing():
             return function(*args, **kwargs)

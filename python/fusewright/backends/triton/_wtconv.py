@@ -26,6 +26,7 @@ from fusewright.backends.triton._wtconv_shapes import (
     programs,
     sizes,
     strides,
+    whole,
 )
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
 
@@ -113,6 +114,7 @@ def _low_bands(x: Tensor, levels: int) -> list[Tensor]:
             DIMS=x.dim() - 2,
             DOUBLE=is_double(x),
             LAST=is_last(image),
+            **whole(image),
             **block,
             num_warps=4,
         )
@@ -198,6 +200,7 @@ def _level(
         *places,
         **options,
         HOLD=taps <= _HELD,
+        **whole(image, out),
         **block,
     )
 
@@ -250,6 +253,7 @@ def _filter_gradients(
         PAD=(size - 1) // 2,
         TAP_ROWS=tap_rows,
         DOUBLE=is_double(x),
+        **whole(x, grad),
         **block,
         num_warps=4,
     )

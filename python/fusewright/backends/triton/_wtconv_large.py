@@ -6,10 +6,9 @@ import triton
 import triton.language as tl
 
 from fusewright.backends.triton._math import fw_narrow, fw_widen
+from fusewright.backends.triton._wtconv_blocks import wt_jit
 from fusewright.backends.triton._wtconv_kernels import (
     fw_wt_at,
-    fw_wt_bands,
-    fw_wt_block,
     fw_wt_place,
     fw_wt_scale,
     fw_wt_weight,
@@ -17,6 +16,37 @@ from fusewright.backends.triton._wtconv_kernels import (
 
 
 @triton.jit
+def fw_wt_bands(a, b, c, d, DIMS: tl.constexpr):
+    """The Haar bands of blocks a b / c d, or of pairs a b, whose last two are zero."""
+    if DIMS == 1:
+        s: tl.constexpr = 0.70710678118654752440
+        return (a + b) * s, (a - b) * s, a, b
+    top, bottom = a + b, c + d
+    top_d, bottom_d = a - b, c - d
+    return (
+        (top + bottom) * 0.5, (top - bottom) * 0.5,
+        (top_d + bottom_d) * 0.5, (top_d - bottom_d) * 0.5,
+    )  # fmt: skip
+
+
+@triton.jit
+def fw_wt_block(ptr, i, j, inside, H, W, sh, sw, DIMS: tl.constexpr, ACC: tl.constexpr):
+    """The four pixels of the block (i, j) of planes at ptr, zero outside; in one dimension two."""
+    at = ptr + 2 * i * sh + 2 * j * sw
+    top = inside & (i >= 0) & (2 * i < H)
+    left = (j >= 0) & (2 * j < W)
+    right = (j >= 0) & (2 * j + 1 < W)
+    a = fw_widen(tl.load(at, mask=top & left, other=0.0), ACC)
+    b = fw_widen(tl.load(at + sw, mask=top & right, other=0.0), ACC)
+    if DIMS == 1:
+        return a, b, a, b
+    low = inside & (i >= 0) & (2 * i + 1 < H)
+    c = fw_widen(tl.load(at + sh, mask=low & left, other=0.0), ACC)
+    d = fw_widen(tl.load(at + sh + sw, mask=low & right, other=0.0), ACC)
+    return a, b, c, d
+
+
+@wt_jit
 def fw_wt_large(
     x_ptr, deeper_ptr, y_ptr, w_ptr, scale_ptr, bw_ptr, bb_ptr, bs_ptr, C, H, W,
     xn, xc, xh, xw, yn, yc, yh, yw,

@@ -58,3 +58,15 @@ def sizes(image: Tensor) -> tuple[int, int, int]:
 def strides(image: Tensor) -> tuple[int, ...]:
     s = image.stride()
     return s if len(s) == 4 else (s[0], s[1], 0, s[2])
+
+
+def whole(*images: Tensor) -> dict[str, bool]:
+    """Whether images of one size have whole blocks, and the pixels of a row of these lie together.
+
+    Two of them are then one load, where rows begin at even places, too.
+    """
+    even = all(size % 2 == 0 for size in images[0].shape[2:])
+    pairs = even and all(
+        t.stride(-1) == 1 and all(step % 2 == 0 for step in t.stride()[:-1]) for t in images
+    )
+    return {"EVEN": bool(even), "PAIRS": bool(pairs)}

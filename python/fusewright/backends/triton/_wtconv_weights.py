@@ -6,23 +6,28 @@ import triton
 import triton.language as tl
 
 from fusewright.backends.triton._math import fw_narrow, fw_widen
-from fusewright.backends.triton._wtconv_blocks import fw_wt_butterfly, fw_wt_columns
+from fusewright.backends.triton._wtconv_blocks import (
+    fw_wt_butterfly,
+    fw_wt_columns,
+    fw_wt_origin,
+    wt_jit,
+)
 from fusewright.backends.triton._wtconv_kernels import fw_wt_fill
 
 
 @triton.jit
 def fw_wt_bands_at(
-    ptr, i, dj: tl.constexpr, j, inside, H, W, sh, sw, DIMS: tl.constexpr, HAAR: tl.constexpr,
-    ACC: tl.constexpr,
+    ptr, i, dj: tl.constexpr, j, H, W, sh, sw, DIMS: tl.constexpr, HAAR: tl.constexpr,
+    EVEN: tl.constexpr, PAIRS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The bands in row i and dj columns beside j, ptr standing at (0, j); or the pixels alone.
 
     The bands lack their factor: twice that of an orthonormal transform.
     """
     if HAAR:
-        a, b, c, d = fw_wt_columns(ptr, i, dj, j, inside, H, W, sh, sw, DIMS, ACC)
+        a, b, c, d = fw_wt_columns(ptr, i, dj, j, H, W, sh, sw, DIMS, EVEN, PAIRS, ACC)
         return fw_wt_butterfly(a, b, c, d, DIMS)
-    mask = inside & (i >= 0) & (i < H) & (j + dj >= 0) & (j + dj < W)
+    mask = (j + dj).to(tl.uint32, bitcast=True) < W
     v = fw_widen(tl.load(ptr + i * sh + dj * sw, mask=mask, other=0.0), ACC)
     return v, v, v, v
 
@@ -40,11 +45,12 @@ def fw_wt_products(sums, rows, v, ox: tl.constexpr, K: tl.constexpr, TAP_ROWS: t
     return many
 
 
-@triton.jit
+@wt_jit
 def fw_wt_correlate(
     x_ptr, g_ptr, out_ptr, N, C, H, W, steps, units, chunks, rows, xn, xc, xh, xw, gn, gc, gh, gw,
     DIMS: tl.constexpr, HAAR: tl.constexpr, K: tl.constexpr, PAD: tl.constexpr,
-    TAP_ROWS: tl.constexpr, DOUBLE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    TAP_ROWS: tl.constexpr, DOUBLE: tl.constexpr, EVEN: tl.constexpr, PAIRS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """A program's share of the sums of gradient times input, for `TAP_ROWS` rows of taps.
 
@@ -63,34 +69,42 @@ def fw_wt_correlate(
     w = tl.cdiv(W, 2) if HAAR else W
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
-    group = pid % GROUPS
+    group = (pid % GROUPS).to(tl.int32)
     share = pid // (GROUPS * blocks)
     c = (pid // GROUPS % blocks * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
+    if PAIRS:  # seen to be even
+        xh, gh = xh // 2 * 2, gh // 2 * 2
     zero = tl.zeros((BLOCK_C, BLOCK_P), ACC)
     sums = fw_wt_fill(zero, BANDS * TAP_ROWS * K)
     own = zero
     for unit in range(share * steps, min((share + 1) * steps, units)):
         p = (unit // chunks * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
-        first = unit % chunks * rows
+        first = (unit % chunks).to(tl.int32) * rows
         n, j = p // w, p % w
-        inside = (c < C) & (n < N)
-        width: tl.constexpr = 2 if HAAR else 1
-        x_at = x_ptr + n * xn + c * xc + width * j * xw
-        g_at = g_ptr + n * gn + c * gc + width * j * gw
-        count = min(rows, h - first)
+        if HAAR:
+            x_at = fw_wt_origin(x_ptr, n, c, j, xn, xc, xw, PAIRS)
+            g_at = fw_wt_origin(g_ptr, n, c, j, gn, gc, gw, PAIRS)
+        else:
+            x_at = x_ptr + n * xn + c * xc + j * xw
+            g_at = g_ptr + n * gn + c * gc + j * gw
+        # outside of everything is left of the image: one comparison tells
+        column = tl.where((c < C) & (n < N), j.to(tl.int32), -2 * K)
+        count = tl.minimum(rows, h - first)
         gradients = fw_wt_fill(zero, BANDS * TAP_ROWS)
         for t in range(count + TAP_ROWS - 1):
             g = fw_wt_bands_at(
-                g_at, first + t, 0, j, inside & (t < count), H, W, gh, gw, DIMS, HAAR, ACC
+                g_at, first + t, 0, tl.where(t < count, column, -2 * K), H, W, gh, gw, DIMS, HAAR,
+                EVEN, PAIRS, ACC,
             )  # fmt: skip
             own += g[0]
             gradients = fw_wt_push(gradients, g, BANDS, TAP_ROWS)
             i = first + t + group * TAP_ROWS - PAD_Y
-            for ox in tl.static_range(K):
-                v = fw_wt_bands_at(
-                    x_at, i, ox - PAD, j, inside, H, W, xh, xw, DIMS, HAAR, ACC
-                )  # fmt: skip
-                sums = fw_wt_products(sums, gradients, v, ox, K, TAP_ROWS, BANDS)
+            if i >= 0 and i < h:
+                for ox in tl.static_range(K):
+                    v = fw_wt_bands_at(
+                        x_at, i, ox - PAD, column, H, W, xh, xw, DIMS, HAAR, EVEN, PAIRS, ACC
+                    )  # fmt: skip
+                    sums = fw_wt_products(sums, gradients, v, ox, K, TAP_ROWS, BANDS)
     at = out_ptr + (share * C + c) * SUMS
     for tap in tl.static_range(TAP_ROWS * K):
         for band in tl.static_range(BANDS):
@@ -111,7 +125,7 @@ def fw_wt_push(rows, row, SIZE: tl.constexpr, COUNT: tl.constexpr):
     return many
 
 
-@triton.jit
+@wt_jit
 def fw_wt_finish(
     partial_ptr, w_ptr, scale_ptr, bias_ptr, dw_ptr, dscale_ptr, dbias_ptr, shares, C,
     BANDS: tl.constexpr, TAPS: tl.constexpr, DOUBLE: tl.constexpr,

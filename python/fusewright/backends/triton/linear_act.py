@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fusewright.backends.triton import _matmul_tma
 from fusewright.backends.triton._launch import kernel, none_like, processors
 from fusewright.backends.triton._math import (
     ACTIVATIONS,
@@ -35,6 +38,16 @@ def linear_act(
         ACTIVATIONS[activation],
     )
     return y, none_like(x) if pre is None else pre
+
+
+def stays_whole(name: str, *args: Any) -> bool:
+    """Whether a traced graph keeps the call of the operator, which then runs as without a graph.
+
+    So it is where descriptors serve. They take memory from an allocator that every launch looks up
+    in its thread; graphs record no allocator, and of those who run them only some set one.
+    """
+    x, weight = args[:2] if name == "linear_act" else args[1:3]
+    return _matmul_tma.suits(x, _rows(x), *weight.shape)
 
 
 def _rows(x: Tensor) -> int:
