@@ -1,244 +1,138 @@
 // Wavelet convolution, 1D and 2D. A vector holds as many channels of one pixel: every step, from
 // the widest level to the one-pixel ones, then runs on full vectors, and NHWC needs no transpose.
 // All levels of a group of channels stay in the cache, from the load of x to the store of y.
+//
+// The transforms go without their factors, which the filters hold: powers of two are exact.
 #pragma once
 
-#include <cmath>
-#include <memory>
-
-#include "cpu/alloc.h"
-#include "cpu/tensor.h"
-#include "cpu/vec.h"
+#include "cpu/wtconv_planes.h"
 
 namespace fusewright::cpu::FW_ISA {
 
-// The sizes of a call. In 1D the height is 1 and so is the filter's.
-template <int dims>
-struct WTConvShape {
-    static constexpr int bands = 1 << dims;
-    int64_t batch, channels, kernel, levels;
-    std::vector<int64_t> height, width;  // of x, then of every level's bands
-
-    int64_t kernel_height() const { return dims == 2 ? kernel : 1; }
-    int64_t taps() const { return kernel_height() * kernel; }
-    int64_t filters() const { return 1 + bands * levels; }  // of one channel
-    // Zeros around a plane: what the filter reaches, and one more for the transform of odd sizes.
-    int64_t border() const { return std::max<int64_t>(kernel / 2, 1); }
-    int64_t border_rows() const { return dims == 2 ? border() : 0; }
-    int64_t pitch(int64_t level) const { return width[level] + 2 * border(); }
-    int64_t plane(int64_t level) const {
-        return (height[level] + 2 * border_rows()) * pitch(level);
-    }
-    int64_t origin(int64_t level) const { return border_rows() * pitch(level) + border(); }
-};
-
-// Strides of a tensor as (batch, channel, row, column).
-template <int dims>
-struct Strides {
-    int64_t batch, channel, row, column;
-    explicit Strides(const Tensor& t)
-        : batch(t.stride(0)),
-          channel(t.stride(1)),
-          row(dims == 2 ? t.stride(2) : 0),
-          column(t.stride(dims + 1)) {}
-
-    // The first pixel of a plane, in elements from the tensor's first.
-    int64_t plane(int64_t b, int64_t c) const { return b * batch + c * channel; }
-};
-
-// ---- one plane of a group of channels: pixels are vectors ----
-
-// At most a vector of elements that lie `step` apart.
-template <class T>
-Vec<acc_t<T>> load_run(const T* p, int64_t step, int n) {
-    using A = acc_t<T>;
-    if (step == 1) return n == Vec<A>::size ? load<A>(p) : load_partial<A>(p, n);
-    A values[Vec<A>::size] = {};
-    for (int i = 0; i < n; ++i) values[i] = to_acc(p[i * step]);
-    return load<A>(values);
-}
-
-template <class T>
-void store_run(T* p, Vec<acc_t<T>> v, int64_t step, int n) {
-    if (step == 1) {
-        n == v.size ? store(p, v) : store_partial(p, v, n);
-        return;
-    }
-    for (int i = 0; i < n; ++i) p[i * step] = from_acc<T>(v[i]);
-}
-
-// What a step of the transposition leaves in the first, or the second, of two rows.
-template <class A, int half, bool second, int... lane>
-native_t<A> exchange(native_t<A> a, native_t<A> b, std::integer_sequence<int, lane...>) {
-    constexpr int upper = Vec<A>::size - half, all = second ? half : 0;
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, (lane + all + (lane & half ? upper : 0))...);
-#else  // GCC before 12 knows no other
-    using ints = native_t<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
-    return __builtin_shuffle(a, b, ints{(lane + all + (lane & half ? upper : 0))...});
+// Neighbours whose sums a tile keeps in registers, with two taps and a pixel: of 32, or of 16. Two
+// rows of four are what the latency of two units takes.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileColumns = 7;
+#else
+constexpr int kTileColumns = 4;
 #endif
-}
 
-// Transposes a square block: blocks of half the size change places, then halves of those.
-template <class A, int half = Vec<A>::size / 2>
-void transpose(native_t<A>* rows) {
-    if constexpr (half > 0) {
-        constexpr auto lanes = std::make_integer_sequence<int, Vec<A>::size>{};
-        for (int i = 0; i < Vec<A>::size; ++i) {
-            if (i & half) continue;
-            const native_t<A> a = rows[i], b = rows[i + half];
-            rows[i] = exchange<A, half, false>(a, b, lanes);
-            rows[i + half] = exchange<A, half, true>(a, b, lanes);
-        }
-        transpose<A, half / 2>(rows);
-    }
-}
-
-// Calls f(first pixel, pixels) for runs of at most a vector of pixels that are neighbours in
-// memory: along the whole plane where its rows follow each other, else along each row.
-template <int dims, class F>
-void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int lanes,
-                  int64_t first_row, int64_t rows, F&& f) {
-    const int64_t begin = first_row * s.width[0], end = begin + rows * s.width[0];
-    const bool dense = rows == 1 || stride.row == s.width[0] * stride.column;
-    const int64_t length = dense ? end - begin : s.width[0];
-    for (int64_t row = begin; row < end; row += length) {
-        for (int64_t i = 0; i < length; i += lanes) {
-            f(row + i, static_cast<int>(std::min<int64_t>(lanes, length - i)));
-        }
-    }
-}
-
-// Reads a plane into its bordered buffer; the lanes past the last channel are zero.
-template <int dims, class A, class T>
-void load_plane(const WTConvShape<dims>& s, const T* x, const Strides<dims>& stride, int channels,
-                A* buffer) {
-    constexpr int lanes = Vec<A>::size;
-    const int64_t width = s.width[0];
-    const auto pixel = [&](int64_t i) {
-        return buffer + (s.origin(0) + i / width * s.pitch(0) + i % width) * lanes;
-    };
-    if (stride.channel == 1 && channels > 1) {
-        for (int64_t r = 0; r < s.height[0]; ++r) {
-            A* to = pixel(r * width);
-            for (int64_t c = 0; c < width; ++c) {
-                store(to + c * lanes,
-                      load_partial<A>(x + r * stride.row + c * stride.column, channels));
-            }
-        }
-        return;
-    }
-    native_t<A> block[lanes] = {};
-    for_each_run(s, stride, lanes, 0, s.height[0], [&](int64_t first, int n) {
-        const T* from = x + first / width * stride.row + first % width * stride.column;
-        for (int lane = 0; lane < channels; ++lane) {
-            block[lane] = load_run(from + lane * stride.channel, stride.column, n).v;
-        }
-        for (int lane = channels; lane < lanes; ++lane) block[lane] = native_t<A>{};
-        transpose<A>(block);
-        int64_t row = first / width, column = first % width;
-        for (int i = 0; i < n; ++i) {
-            store(buffer + (s.origin(0) + row * s.pitch(0) + column) * lanes, Vec<A>(block[i]));
-            if (++column == width) column = 0, ++row;
-        }
-    });
-}
-
-// Writes rows of pixels without borders; the inverse of `load_plane`.
-template <int dims, class A, class T>
-void store_rows(const WTConvShape<dims>& s, int64_t first_row, int64_t rows, const A* pixels,
-                int channels, T* y, const Strides<dims>& stride) {
-    constexpr int lanes = Vec<A>::size;
-    const int64_t width = s.width[0];
-    if (stride.channel == 1 && channels > 1) {
-        for (int64_t i = 0; i < rows * width; ++i) {
-            store_partial(y + (first_row + i / width) * stride.row + i % width * stride.column,
-                          load<A>(pixels + i * lanes), channels);
-        }
-        return;
-    }
-    native_t<A> block[lanes] = {};
-    const A* origin = pixels - first_row * width * lanes;
-    for_each_run(s, stride, lanes, first_row, rows, [&](int64_t first, int n) {
-        for (int i = 0; i < n; ++i) block[i] = load<A>(origin + (first + i) * lanes).v;
-        transpose<A>(block);
-        T* to = y + first / width * stride.row + first % width * stride.column;
-        for (int lane = 0; lane < channels; ++lane) {
-            store_run(to + lane * stride.channel, Vec<A>(block[lane]), stride.column, n);
-        }
-    });
-}
-
-// One level of the Haar transform. The border gives odd sizes their zeros.
+// Rows of one level of the Haar transform, without its factor; the border gives odd sizes their
+// zeros.
 template <int dims, class A>
-void haar_plane(const WTConvShape<dims>& s, int64_t level, const A* from, A* to) {
+void haar_rows(const WTConvShape<dims>& s, int64_t level, int64_t first, int64_t last,
+               const A* from, A* to) {
     constexpr int lanes = Vec<A>::size;
     const int64_t band = s.plane(level) * lanes, pitch = s.pitch(level - 1) * lanes;
-    const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
-    for (int64_t r = 0; r < s.height[level]; ++r) {
+    for (int64_t r = first; r < last; ++r) {
         const A* in = from + (s.origin(level - 1) + dims * r * s.pitch(level - 1)) * lanes;
         A* out = to + (s.origin(level) + r * s.pitch(level)) * lanes;
         for (int64_t c = 0; c < s.width[level]; ++c, in += 2 * lanes, out += lanes) {
             const Vec<A> a = load<A>(in), b = load<A>(in + lanes);
             if constexpr (dims == 1) {
-                store(out, (a + b) * half);
-                store(out + band, (a - b) * half);
+                store(out, a + b);
+                store(out + band, a - b);
             } else {
                 const Vec<A> d = load<A>(in + pitch), e = load<A>(in + pitch + lanes);
                 const Vec<A> top = a + b, bottom = d + e, left = a - b, right = d - e;
-                store(out, (top + bottom) * half);
-                store(out + band, (top - bottom) * half);
-                store(out + 2 * band, (left + right) * half);
-                store(out + 3 * band, (left - right) * half);
+                store(out, top + bottom);
+                store(out + band, top - bottom);
+                store(out + 2 * band, left + right);
+                store(out + 3 * band, left - right);
             }
         }
     }
 }
 
-// `block` neighbouring pixels of a filtered row. `in` is the pixel under the first tap.
-template <int block, int kWidth, class A>
-void filter_block(const A* in, int64_t pitch, int64_t rows, int64_t columns, const A* filter,
-                  A* out) {
-    constexpr int lanes = Vec<A>::size;
-    Vec<A> sum[block];
-    const int64_t width = kWidth > 0 ? kWidth : columns;
-    for (int64_t kr = 0; kr < rows; ++kr) {
-        const A* line = in + kr * pitch;
-        if constexpr (kWidth > 0) {
-            Vec<A> x[block + kWidth - 1];
-            for (int i = 0; i < block + kWidth - 1; ++i) x[i] = load<A>(line + i * lanes);
-            for (int kc = 0; kc < kWidth; ++kc) {
-                const Vec<A> w = load<A>(filter + (kr * kWidth + kc) * lanes);
-                for (int i = 0; i < block; ++i) sum[i] = fma(w, x[i + kc], sum[i]);
-            }
-        } else {
-            for (int64_t kc = 0; kc < width; ++kc) {
-                const Vec<A> w = load<A>(filter + (kr * width + kc) * lanes);
-                for (int i = 0; i < block; ++i) {
-                    sum[i] = fma(w, load<A>(line + (i + kc) * lanes), sum[i]);
-                }
-            }
-        }
-    }
-    for (int i = 0; i < block; ++i) store(out + i * lanes, sum[i]);
+// Rows of pixels with `pitch` elements from one to the next. With a step of 0 all are one pixel.
+template <class A>
+struct Rows {
+    A* first;
+    int64_t pitch, step = Vec<std::remove_const_t<A>>::size;
+};
+
+// The filter of a band, (row, column, lane).
+template <class A>
+struct Taps {
+    const A* filter;
+    int64_t rows, columns;
+};
+
+// Keeps the compiler from loading x again at every use, and from carrying it from one round of a
+// loop to the next, which costs moves.
+template <class A>
+FW_INLINE void in_register(Vec<A>& x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x.v));
+#elif defined(FW_X86)
+    asm("" : "+x"(x.v));
+#else
+    (void)x;
+#endif
 }
 
-template <int kWidth, class A>
-void filter_row(const A* in, int64_t pitch, int64_t rows, int64_t columns, const A* filter,
-                int64_t width, A* out) {
+// Filters a tile of rows x columns pixels, whose sums stay in registers. `in` is the pixel under
+// the first tap. A pixel that has been loaded serves all rows of the tile.
+template <int rows, int columns, class A>
+FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
+                           const Rows<const A>& start, const Rows<A>& out) {
     constexpr int lanes = Vec<A>::size;
-    int64_t c = 0;
-    const auto run = [&](auto block) {
-        for (; c + block <= width; c += block) {
-            filter_block<block, kWidth>(in + c * lanes, pitch, rows, columns, filter,
-                                        out + c * lanes);
+    Vec<A> sum[rows][columns];
+    repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+        repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
+            sum[r][c] = load<A>(start.first + r * start.pitch + c * start.step);
+        });
+    });
+    const int64_t row_of_taps = taps.columns * lanes;
+    // One line of pixels and the rows begin <= r < end, of which row r is under tap row line - r.
+    const auto line = [&](int64_t at, auto begin, auto end) FW_INLINE_LAMBDA {
+        const A* x = in + at * pitch;
+        const A* w = taps.filter + at * row_of_taps;
+        for (int64_t k = 0; k < taps.columns; ++k, x += lanes, w += lanes) {
+            Vec<A> tap[rows];
+            repeat<end - begin>([&](auto r) FW_INLINE_LAMBDA {
+                tap[begin + r] = load<A>(w - (begin + r) * row_of_taps);
+            });
+            repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
+                Vec<A> pixel = load<A>(x + c * lanes);
+                in_register(pixel);
+                repeat<end - begin>([&](auto r) FW_INLINE_LAMBDA {
+                    sum[begin + r][c] = fma(tap[begin + r], pixel, sum[begin + r][c]);
+                });
+            });
         }
     };
-    constexpr int most = kVectorBytes == 64 ? 8 : 4;
-    run(std::integral_constant<int, most>{});
-    repeat<most - 1>([&](auto i) {
-        if (width - c == i + 1) run(std::integral_constant<int, i + 1>{});
+    using zero = std::integral_constant<int, 0>;
+    using one = std::integral_constant<int, 1>;
+    using all = std::integral_constant<int, rows>;
+    static_assert(rows <= 2);
+    if constexpr (rows == 2) line(0, zero{}, one{});
+    for (int64_t at = rows - 1; at < taps.rows; ++at) line(at, zero{}, all{});
+    if constexpr (rows == 2) line(taps.rows, one{}, all{});
+    repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+        repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
+            store(out.first + r * out.pitch + c * out.step, sum[r][c]);
+        });
     });
+}
+
+// Filters whole rows, two at a time.
+template <int rows, class A>
+void filter_rows(const A* in, int64_t pitch, const Taps<A>& taps, int64_t width,
+                 const Rows<const A>& start_row, const Rows<A>& out_row) {
+    Rows<const A> start = start_row;
+    Rows<A> out = out_row;
+    const auto run = [&](auto columns) FW_INLINE_LAMBDA {
+        filter_tile<rows, columns>(in, pitch, taps, start, out);
+        in += columns * Vec<A>::size;
+        start.first += columns * start.step;
+        out.first += columns * out.step;
+        width -= columns;
+    };
+    while (width >= kTileColumns && width != 8) run(std::integral_constant<int, kTileColumns>{});
+    while (width >= 4) run(std::integral_constant<int, 4>{});
+    if (width >= 2) run(std::integral_constant<int, 2>{});
+    if (width >= 1) run(std::integral_constant<int, 1>{});
 }
 
 // Adds to `sums` (taps) the products of one row of gradients with the pixels under every tap.
@@ -273,19 +167,22 @@ void correlate_row(const A* in, int64_t pitch, int64_t rows, int64_t columns, co
     }
 }
 
-// The buffers of one thread: x or a gradient with all its bands, and the images on the way back.
+// The buffers of one thread: x or a gradient with all its bands.
 template <int dims, class A>
 class Pyramid {
   public:
     explicit Pyramid(const WTConvShape<dims>& s) : shape_(s) {
-        int64_t size = s.plane(0);
-        for (int64_t level = 1; level <= s.levels; ++level) {
-            start_.push_back(size);
-            size += s.bands * s.plane(level);
-        }
-        start_.insert(start_.begin(), 0);
-        data_.resize(size * Vec<A>::size);
+        for (int64_t level = 0; level <= s.levels; ++level) start_.push_back(pixels(s, level));
+        data_ = zeros<A>(pixels(s) * Vec<A>::size);
     }
+
+    // Of all levels before that one, or of all.
+    static int64_t pixels(const WTConvShape<dims>& s, int64_t level) {
+        int64_t size = 0;
+        for (int64_t l = 0; l < level; ++l) size += (l == 0 ? 1 : s.bands) * s.plane(l);
+        return size;
+    }
+    static int64_t pixels(const WTConvShape<dims>& s) { return pixels(s, s.levels + 1); }
 
     // Band `band` of a level; level 0 has the plane itself.
     A* band(int64_t level, int64_t band = 0) {
@@ -299,92 +196,143 @@ class Pyramid {
         return band(level, band_index) + at * Vec<A>::size;
     }
 
-    void transform() {
-        for (int64_t level = 1; level <= shape_.levels; ++level) {
-            haar_plane<dims>(shape_, level, band(level - 1), band(level));
+    // Reads a plane and transforms it. Bands of level l are 2^(l * dims / 2) times the wavelet's.
+    template <class T>
+    void read(const T* x, const Strides<dims>& stride, int channels) {
+        const auto& s = shape_;
+        const int64_t chunk = chunk_rows(s);
+        for (int64_t r = 0; r < s.height[0]; r += chunk) {
+            const int64_t end = std::min(r + chunk, s.height[0]);
+            load_rows<dims>(s, r, end - r, x, stride, channels, band(0));
+            if (s.levels > 0) {
+                haar_rows<dims>(s, 1, r / dims, (end + dims - 1) / dims, band(0), band(1));
+            }
+        }
+        for (int64_t level = 2; level <= s.levels; ++level) {
+            haar_rows<dims>(s, level, 0, s.height[level], band(level - 1), band(level));
         }
     }
 
   private:
     const WTConvShape<dims>& shape_;
     std::vector<int64_t> start_;
-    std::vector<A> data_;
+    Buffer<A> data_;
 };
+
+// The rows of a plane to which two rows of level 1 belong.
+template <int dims>
+constexpr int64_t kStep = dims == 1 ? 1 : 4;
 
 // The images on the way back from the deepest level.
 template <int dims, class A>
 struct Images {
-    std::vector<A> deeper, image, rows;
+    static constexpr int64_t lanes = Vec<A>::size;
+    Buffer<A> bands;      // two filtered rows of every band
+    Buffer<A> image[2];   // of the odd, and of the even levels
+    Buffer<A> top, rows;  // the rows of level 1 and of the result that are being made
+    Buffer<A> constant;   // a pixel of zeros, and one with the bias
     explicit Images(const WTConvShape<dims>& s) {
-        const int64_t lanes = Vec<A>::size;
-        deeper.resize(s.height[0] * s.width[0] * lanes);
-        image.resize(deeper.size());
-        const int64_t bands = s.levels > 0 ? s.bands * s.width[1] : 0;
-        rows.resize(std::max(bands, s.width[0]) * lanes);
+        const auto of_level = [&](int64_t level, int64_t rows) {
+            return level > s.levels ? 0 : rows * s.bands * s.width[level] * lanes;
+        };
+        bands = zeros<A>(of_level(1, 2));
+        top = zeros<A>(of_level(1, 2));
+        for (int i = 0; i < 2; ++i) {
+            image[i] = zeros<A>(s.levels < 2 + i ? 0 : of_level(2 + i, s.height[2 + i] + 1));
+        }
+        rows = zeros<A>((kStep<dims> * s.width[0] + 2 * lanes) * lanes);
+        constant = zeros<A>(2 * lanes);
     }
 };
 
-// From the filtered bands of the deepest level back to the image, base + reconstruction: calls
-// emit(first row, rows, pixels), few rows at a time, so that they are still in the cache when they
-// are stored. `before` counts the taps left of the centre.
-template <int kWidth, int dims, class A, class Emit>
-void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
-                const A* bias, Images<dims, A>& images, Emit&& emit) {
+// The image of rows of filtered bands, `band` elements apart; `offset` is added.
+template <int dims, class A>
+void inverse_rows(const A* bands, int64_t band, int64_t rows, int64_t width, Vec<A> offset,
+                  A* image) {
     constexpr int lanes = Vec<A>::size;
-    // no structured binding: before C++20 a lambda can't capture one
-    std::vector<A>&deeper = images.deeper, &image = images.image, &rows = images.rows;
-    const int64_t taps = s.taps() * lanes;
-    const Vec<A> half(dims == 2 ? A(0.5) : A(0.70710678118654752440));
-    const auto filter = [&](int64_t level, int64_t band, int64_t r, const A* weights, A* out) {
-        filter_row<kWidth>(p.under(level, band, r, before), s.pitch(level) * lanes,
-                           s.kernel_height(), s.kernel, weights, s.width[level], out);
-    };
-    for (int64_t level = s.levels; level >= 1; --level) {
-        const int64_t w = s.width[level], up_w = s.width[level - 1], up_h = s.height[level - 1];
-        for (int64_t r = 0; r < s.height[level]; ++r) {
-            for (int64_t band = 0; band < s.bands; ++band) {
-                filter(level, band, r, filters + (1 + (level - 1) * s.bands + band) * taps,
-                       &rows[band * w * lanes]);
-            }
-            for (int64_t c = 0; c < w; ++c) {
-                const auto band = [&](int64_t i) { return load<A>(&rows[(i * w + c) * lanes]); };
-                Vec<A> low = band(0);
-                if (level < s.levels) low += load<A>(&deeper[(r * w + c) * lanes]);
-                const bool inside = 2 * c + 1 < up_w;
-                const auto put = [&](int64_t row, int64_t column, Vec<A> v) {
-                    store(&image[(row * up_w + column) * lanes], v);
-                };
-                if constexpr (dims == 1) {
-                    const Vec<A> high = band(1);
-                    put(0, 2 * c, (low + high) * half);
-                    if (inside) put(0, 2 * c + 1, (low - high) * half);
-                } else {
-                    const Vec<A> lh = band(1), hl = band(2), hh = band(3);
-                    const Vec<A> a = low + lh, b = low - lh, d = hl + hh, e = hl - hh;
-                    put(2 * r, 2 * c, (a + d) * half);
-                    if (inside) put(2 * r, 2 * c + 1, (a - d) * half);
-                    if (2 * r + 1 < up_h) {
-                        put(2 * r + 1, 2 * c, (b + e) * half);
-                        if (inside) put(2 * r + 1, 2 * c + 1, (b - e) * half);
-                    }
-                }
+    const int64_t below = 2 * width * lanes;
+    for (int64_t r = 0; r < rows; ++r, image += (dims - 1) * below) {
+        for (int64_t c = 0; c < width; ++c, bands += lanes, image += 2 * lanes) {
+            const Vec<A> low = load<A>(bands) + offset, high = load<A>(bands + band);
+            if constexpr (dims == 1) {
+                store(image, low + high);
+                store(image + lanes, low - high);
+            } else {
+                const Vec<A> hl = load<A>(bands + 2 * band), hh = load<A>(bands + 3 * band);
+                const Vec<A> a = low + high, b = low - high, d = hl + hh, e = hl - hh;
+                store(image, a + d);
+                store(image + lanes, a - d);
+                store(image + below, b + e);
+                store(image + below + lanes, b - e);
             }
         }
-        std::swap(deeper, image);
     }
-    const int64_t width = s.width[0], chunk = std::max<int64_t>(1, 256 / width);
-    for (int64_t first = 0; first < s.height[0]; first += chunk) {
-        const int64_t count = std::min(chunk, s.height[0] - first);
-        for (int64_t r = 0; r < count; ++r) {
-            A* row = &image[r * width * lanes];
-            filter(0, 0, first + r, filters, row);
-            for (int64_t c = 0; c < width; ++c) {
-                Vec<A> v = load<A>(row + c * lanes) + load<A>(bias);
-                if (s.levels > 0) v += load<A>(&deeper[((first + r) * width + c) * lanes]);
-                store(row + c * lanes, v);
-            }
+}
+
+// From the filtered bands of the deepest level back to the image, base + reconstruction. `before`
+// counts the taps left of the centre.
+template <int dims, class A, class T>
+void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
+                const A* bias, Images<dims, A>& images, const Output<dims, T>& output) {
+    constexpr int lanes = Vec<A>::size;
+    const A* zero = images.constant.get();
+    A* offset = images.constant.get() + lanes;
+    for (int i = 0; i < lanes; ++i) offset[i] = bias[i];
+    const auto filter = [&](int64_t level, int64_t band, int64_t r, int64_t rows,
+                            const Rows<const A>& start, const Rows<A>& out) {
+        const int64_t f = level == 0 ? 0 : 1 + (level - 1) * s.bands + band;
+        const Taps<A> taps{filters + f * s.taps() * lanes, s.kernel_height(), s.kernel};
+        const int64_t pitch = s.pitch(level) * lanes;
+        const A* in = p.under(level, band, r, before);
+        if (dims == 2 && rows == 2) {
+            filter_rows<dims>(in, pitch, taps, s.width[level], start, out);
+        } else {
+            filter_rows<1>(in, pitch, taps, s.width[level], start, out);
         }
-        emit(first, count, image.data());
+    };
+    // The image that rows of a level's bands, at most two, and what is deeper make.
+    const auto up = [&](int64_t level, int64_t r, int64_t rows, const A* with, A* image) {
+        const int64_t width = s.width[level] * lanes;
+        for (int64_t band = 0; band < s.bands; ++band) {
+            Rows<const A> start{zero, 0, 0};
+            if (band == 0 && level < s.levels) {
+                const int64_t pitch = 2 * s.width[level + 1] * lanes;
+                start = {images.image[(level + 1) % 2].get() + r * pitch, pitch};
+            }
+            filter(level, band, r, rows, start, {&images.bands[band * rows * width], width});
+        }
+        inverse_rows<dims>(images.bands.get(), rows * width, rows, s.width[level], load<A>(with),
+                           image);
+    };
+    for (int64_t level = s.levels; level >= 2; --level) {
+        for (int64_t r = 0; r < s.height[level]; r += 2) {
+            up(level, r, std::min<int64_t>(2, s.height[level] - r), zero,
+               &images.image[level % 2][r * dims * 2 * s.width[level] * lanes]);
+        }
+    }
+    // Few rows at a time: what is written leaves the core while the next ones are computed.
+    const int64_t height = s.height[0], width = s.width[0];
+    int64_t pixels = 0;
+    for (int64_t first = 0; first < height; first += kStep<dims>) {
+        const int64_t end = std::min(first + kStep<dims>, height);
+        const A* image = images.top.get();
+        int64_t pitch = 0;
+        if (s.levels > 0) {
+            const int64_t half = first / dims;
+            up(1, half, std::min<int64_t>(2, s.height[1] - half), offset, images.top.get());
+            pitch = 2 * s.width[1] * lanes;
+        }
+        for (int64_t r = first; r < end; r += 2) {
+            A* out = &images.rows[(r * width - pixels) * lanes];
+            Rows<const A> start{offset, 0, 0};
+            if (s.levels > 0) start = {image + (r - first) * pitch, pitch};
+            filter(0, 0, r, std::min<int64_t>(2, end - r), start, {out, width * lanes});
+        }
+        const int64_t ready = end * width - pixels;
+        const int64_t taken = output.write(pixels, ready, end == height, images.rows.get());
+        pixels += taken;
+        std::memmove(images.rows.get(), &images.rows[taken * lanes],
+                     (ready - taken) * lanes * sizeof(A));
     }
 }
 

@@ -35,46 +35,83 @@ WTConvShape<dims> wtconv_shape(const char* op, const Tensor& x, const Tensor& ba
     return s;
 }
 
-// The parameters as accumulators.
+// The elements of a parameter as accumulators, in place where they are.
+template <class A>
+class Values {
+  public:
+    Values(const Tensor& t, const char* op) : dense_(as_contiguous(t)), size_(t.numel()) {
+        with_dtype(dense_.scalar_type(), op, [&](auto type) {
+            if constexpr (std::is_same_v<typename decltype(type)::type, A>) {
+                data_ = dense_.template const_data_ptr<A>();
+            }
+        });
+        if (data_ != nullptr) return;
+        converted_ = as_acc<A>(dense_, op);
+        data_ = converted_.data();
+    }
+    Values(Values&&) = default;
+
+    const A* data() const { return data_; }
+    int64_t size() const { return size_; }
+    A operator[](int64_t i) const { return data_[i]; }
+
+  private:
+    Tensor dense_;
+    int64_t size_;
+    std::vector<A> converted_;
+    const A* data_ = nullptr;
+};
+
 template <class A>
 struct WTConvParameters {
-    std::vector<A> base, bias, base_scale;
-    std::vector<std::vector<A>> wavelet, scale;
+    Values<A> base, base_scale;
+    std::vector<A> bias;
+    std::vector<Values<A>> wavelet, scale;
 
     WTConvParameters(const char* op, int64_t channels, int64_t bands, const Tensor& base_weight,
                      const OptionalTensor& base_bias, const Tensor& scale_of_base,
                      const Tensors& weights, const Tensors& scales)
-        : base(as_acc<A>(base_weight, op)),
-          bias(as_acc_or_zeros<A>(base_bias, channels, op)),
-          base_scale(as_acc<A>(scale_of_base, op)) {
-        const auto one_each = [op](const std::vector<A>& v, int64_t n, const char* name) {
-            FW_CHECK(static_cast<int64_t>(v.size()) == n, op, name, ".numel() is ", v.size(),
-                     ", must be ", n);
+        : base(base_weight, op),
+          base_scale(scale_of_base, op),
+          bias(as_acc_or_zeros<A>(base_bias, channels, op)) {
+        const auto one_each = [op](int64_t size, int64_t n, const char* name) {
+            FW_CHECK(size == n, op, name, ".numel() is ", size, ", must be ", n);
         };
-        one_each(bias, channels, "base_bias");
-        one_each(base_scale, channels, "base_scale");
+        one_each(bias.size(), channels, "base_bias");
+        one_each(base_scale.size(), channels, "base_scale");
         FW_CHECK(scales.size() == weights.size(), op, "len(wavelet_scales) is ", scales.size(),
                  ", must be ", weights.size(), " as wavelet_weights");
         for (size_t level = 0; level < weights.size(); ++level) {
-            wavelet.push_back(as_acc<A>(weights[level], op));
-            scale.push_back(as_acc<A>(scales[level], op));
-            one_each(scale.back(), bands * channels, "wavelet_scales[i]");
+            wavelet.emplace_back(weights[level], op);
+            scale.emplace_back(scales[level], op);
+            one_each(scale.back().size(), bands * channels, "wavelet_scales[i]");
         }
     }
 
-    // The filters of at most a vector of channels with their scales, as (filter, tap, lane).
+    // The filters of at most a vector of channels as (filter, tap, lane), with their scales and
+    // with the factors that the transforms leave out.
     template <int dims>
     void interleave(const WTConvShape<dims>& s, int64_t channel, int n, bool flipped,
                     A* out) const {
         constexpr int lanes = Vec<A>::size;
         const int64_t taps = s.taps();
-        std::vector<A> filter(taps);
+        A power = 1;
         for (int64_t f = 0; f < s.filters(); ++f, out += taps * lanes) {
-            for (int lane = 0; lane < n; ++lane) {
-                scaled_filter(channel + lane, f, s.bands, taps, A(1), filter.data());
-                for (int64_t k = 0; k < taps; ++k) {
-                    out[k * lanes + lane] = filter[flipped ? taps - 1 - k : k];
-                }
+            if (f % s.bands == 1) power *= A(1) / s.bands;
+            const int64_t level = (f - 1) / s.bands, each = f == 0 ? 1 : s.bands;
+            const int64_t row = channel * each + (f == 0 ? 0 : (f - 1) % s.bands);
+            const Values<A>& filter = f == 0 ? base : wavelet[level];
+            const Values<A>& factors = f == 0 ? base_scale : scale[level];
+            const Vec<A> by = load_run(factors.data() + row, each, n) * Vec<A>(power);
+            for (int64_t k = 0; k < taps; k += lanes) {
+                native_t<A> block[lanes];
+                const int count = static_cast<int>(std::min<int64_t>(lanes, taps - k));
+                load_block<A>(filter.data() + row * taps + k, each * taps, n, 1, count, block);
+                repeat<lanes>([&](auto i) FW_INLINE_LAMBDA {
+                    if (i >= count) return;
+                    store(out + (flipped ? taps - 1 - k - i : k + i) * lanes,
+                          Vec<A>(block[i]) * by);
+                });
             }
         }
     }
@@ -83,7 +120,8 @@ struct WTConvParameters {
     void scaled_filter(int64_t channel, int64_t f, int64_t bands, int64_t taps, A by,
                        A* out) const {
         const int64_t level = (f - 1) / bands, row = channel * bands + (f - 1) % bands;
-        const A* filter = f == 0 ? &base[channel * taps] : &wavelet[level][row * taps];
+        const A* filter =
+            f == 0 ? base.data() + channel * taps : wavelet[level].data() + row * taps;
         const A factor = by * (f == 0 ? base_scale[channel] : scale[level][row]);
         for (int64_t k = 0; k < taps; ++k) out[k] = factor * filter[k];
     }
@@ -116,10 +154,13 @@ void for_each_item(const WTConvShape<dims>& s, F&& start, int64_t channels_each 
     });
 }
 
-// Whether the planes are wide enough to be filtered along their rows.
+// Whether planes are filtered along their rows: those that are wide, where a vector of channels
+// with all its bands does not fit into the second cache, or would be half empty.
 template <class A>
 bool by_rows(const WTConvShape<2>& s, const Tensor& x, const Tensor& y) {
-    return x.stride(3) == 1 && y.stride(3) == 1 && s.width[0] > Vec<A>::size;
+    constexpr int64_t lanes = Vec<A>::size, cache = int64_t{1} << 20;
+    if (x.stride(3) != 1 || y.stride(3) != 1 || s.width[0] <= lanes) return false;
+    return 2 * s.channels <= lanes || Pyramid<2, A>::pixels(s) * kVectorBytes > cache;
 }
 
 template <class A, class T>
@@ -144,16 +185,13 @@ void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, cons
                         for (int64_t b = first; b < last; ++b) {
                             pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in.row,
                                          in.column);
-                            pyramid.transform();
                             const bool more = b + 1 < last;
                             const int64_t next = in.plane(more ? b + 1 : first, channel + !more);
-                            pyramid.template filter_bands<kernel>(
-                                filters.data(), before,
-                                Ahead{static_cast<const char*>(x.data_ptr()) + next * bytes,
-                                      s.width[0] * bytes, in.row * bytes});
-                            pyramid.template filter_base<kernel>(
+                            pyramid.template filter<kernel>(
                                 filters.data(), before, p.bias[channel] * p.base_scale[channel],
-                                y.mutable_data_ptr<T>() + out.plane(b, channel), out.row, stream);
+                                y.mutable_data_ptr<T>() + out.plane(b, channel), out.row, stream,
+                                Ahead{static_cast<const char*>(x.data_ptr()) + next * bytes,
+                                      in.row == s.width[0] ? s.height[0] * s.width[0] * bytes : 0});
                         }
                     };
             },
@@ -178,31 +216,24 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
             if (by_rows<A>(s, x, y)) return forward_by_rows<A, T>(s, p, x, y);
         }
         const Strides<dims> in(x), out(y);
-        with_kernel_width(s.kernel, [&](auto kernel) {
-            for_each_item<dims, A>(s, [&] {
-                return [&, pyramid = Pyramid<dims, A>(s), images = Images<dims, A>(s),
-                        filters = std::vector<A>(s.filters() * s.taps() * lanes)](
-                           int64_t, int64_t group, int64_t first, int64_t last) mutable {
-                    const int64_t channel = group * lanes;
-                    const int n = static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
-                    p.interleave(s, channel, n, false, filters.data());
-                    A bias[lanes] = {};
-                    for (int i = 0; i < n; ++i) {
-                        bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
-                    }
-                    for (int64_t b = first; b < last; ++b) {
-                        load_plane<dims>(s, x.const_data_ptr<T>() + in.plane(b, channel), in, n,
-                                         pyramid.band(0));
-                        pyramid.transform();
-                        T* to = y.mutable_data_ptr<T>() + out.plane(b, channel);
-                        synthesize<kernel>(s, pyramid, filters.data(), (s.kernel - 1) / 2, bias,
-                                           images,
-                                           [&](int64_t first_row, int64_t rows, const A* pixels) {
-                                               store_rows(s, first_row, rows, pixels, n, to, out);
-                                           });
-                    }
-                };
-            });
+        for_each_item<dims, A>(s, [&] {
+            return [&, pyramid = Pyramid<dims, A>(s), images = Images<dims, A>(s),
+                    filters = zeros<A>(s.filters() * s.taps() * lanes), held = int64_t{-1}](
+                       int64_t, int64_t group, int64_t first, int64_t last) mutable {
+                const int64_t channel = group * lanes;
+                const int n = static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
+                if (group != held) p.interleave(s, channel, n, false, filters.get());
+                held = group;
+                A bias[lanes] = {};
+                for (int i = 0; i < n; ++i)
+                    bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
+                for (int64_t b = first; b < last; ++b) {
+                    pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in, n);
+                    synthesize(s, pyramid, filters.get(), (s.kernel - 1) / 2, bias, images,
+                               Output<dims, T>{s, y.mutable_data_ptr<T>() + out.plane(b, channel),
+                                               out, n});
+                }
+            };
         });
     });
     return y;
@@ -217,9 +248,8 @@ struct ParameterGradients {
 
     // Of the filters alone: times the scale. Of the scale: the product with the filter, summed.
     template <class A>
-    void split(int64_t f_first, int64_t bands, const std::vector<A>& weight,
-               const std::vector<A>& scale, std::vector<double>& dweight,
-               std::vector<double>& dscale) const {
+    void split(int64_t f_first, int64_t bands, const Values<A>& weight, const Values<A>& scale,
+               std::vector<double>& dweight, std::vector<double>& dscale) const {
         const int64_t taps = s.taps();
         dweight.assign(weight.size(), 0);
         dscale.assign(scale.size(), 0);
@@ -241,6 +271,7 @@ void correlate(const WTConvShape<dims>& s, Pyramid<dims, A>& x, Pyramid<dims, A>
     const int64_t taps = s.taps() * lanes;
     // Summed over one plane first: the running sums then grow by few, large terms.
     std::vector<A> plane((s.filters() * s.taps() + 1) * lanes);
+    const auto end = [&](int64_t level) { return (1 + level * s.bands) * taps; };
     for (int64_t level = 0; level <= s.levels; ++level) {
         for (int64_t band = 0; band < (level == 0 ? 1 : s.bands); ++band) {
             A* to = &plane[(level == 0 ? 0 : 1 + (level - 1) * s.bands + band) * taps];
@@ -260,6 +291,10 @@ void correlate(const WTConvShape<dims>& s, Pyramid<dims, A>& x, Pyramid<dims, A>
         total += row;
     }
     store(&plane[s.filters() * taps], total);
+    // Each transform has left out a factor, as the bands of the two have it twice.
+    for (int64_t level = s.levels; level > 0; --level) {
+        for (int64_t i = end(level - 1); i < end(s.levels); ++i) plane[i] /= s.bands;
+    }
     for (size_t i = 0; i < plane.size(); ++i) sums[i] += plane[i];
 }
 
@@ -319,33 +354,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
                 for_each_item<dims, A>(s, [&] {
                     return [&, of_grad = Pyramid<dims, A>(s), of_x = Pyramid<dims, A>(s),
                             images = Images<dims, A>(s),
-                            flipped = std::vector<A>(s.filters() * taps * lanes)](
+                            flipped = zeros<A>(s.filters() * taps * lanes)](
                                int64_t item, int64_t group, int64_t first, int64_t last) mutable {
                         const int64_t channel = group * lanes;
                         const int n =
                             static_cast<int>(std::min<int64_t>(lanes, s.channels - channel));
                         const A no_bias[lanes] = {};
-                        p.interleave(s, channel, n, true, flipped.data());
+                        p.interleave(s, channel, n, true, flipped.get());
                         for (int64_t b = first; b < last; ++b) {
-                            load_plane<dims>(s, grad.const_data_ptr<T>() + from.plane(b, channel),
-                                             from, n, of_grad.band(0));
-                            of_grad.transform();
+                            of_grad.read(grad.const_data_ptr<T>() + from.plane(b, channel), from,
+                                         n);
                             if (needs_parameters) {
-                                load_plane<dims>(s, x.const_data_ptr<T>() + in.plane(b, channel),
-                                                 in, n, of_x.band(0));
-                                of_x.transform();
+                                of_x.read(x.const_data_ptr<T>() + in.plane(b, channel), in, n);
                                 correlate<kernel>(s, of_x, of_grad, &sums[item * sums_size]);
                             }
                             if (!needs_x) continue;
                             // The transform is orthonormal: the gradient of x is the same
                             // convolution with the filters flipped.
-                            T* to = dx.mutable_data_ptr<T>() + out.plane(b, channel);
-                            synthesize<kernel>(
-                                s, of_grad, flipped.data(), s.kernel - 1 - (s.kernel - 1) / 2,
+                            synthesize(
+                                s, of_grad, flipped.get(), s.kernel - 1 - (s.kernel - 1) / 2,
                                 no_bias, images,
-                                [&](int64_t first_row, int64_t rows, const A* pixels) {
-                                    store_rows(s, first_row, rows, pixels, n, to, out);
-                                });
+                                Output<dims, T>{s, dx.mutable_data_ptr<T>() + out.plane(b, channel),
+                                                out, n});
                         }
                     };
                 });

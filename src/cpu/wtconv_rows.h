@@ -1,14 +1,9 @@
 // Wavelet convolution of wide planes in NCHW: a vector holds neighbours of one row, so nothing is
 // transposed, and one channel's plane with all its bands stays in the caches nearest to the core.
 //
-// Both transforms go without their factors of 1/2, which the filters hold: powers of two are exact.
-//
 // Rows start at whole vectors. The zeros between two of them, at least `border`, serve the right
 // edge of the one and the left edge of the other.
 #pragma once
-
-#include <cstdlib>
-#include <new>
 
 #include "cpu/row.h"
 #include "cpu/wtconv.h"
@@ -19,18 +14,6 @@ namespace fusewright::cpu::FW_ISA {
 // been loaded serves all of the tile's rows.
 template <class A>
 constexpr int kTileRows = kVectorBytes == 64 ? 8 : 4;
-
-// Keeps the compiler from loading x again at every use: most of these loads cross a cache line.
-template <class A>
-FW_INLINE void in_register(Vec<A>& x) {
-#if defined(__AVX512F__)
-    asm("" : "+v"(x.v));
-#elif defined(FW_X86)
-    asm("" : "+x"(x.v));
-#else
-    (void)x;
-#endif
-}
 
 // Calls emit(r, v, sum) with vector v of row r of the filtered tile, the sum that began with
 // init(r, v). `in` is the pixel under the first tap, `filter` scalars.
@@ -77,10 +60,24 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
     });
 }
 
+// Bytes that are wanted in the cache soon. Few at a time are asked for, as a core waits when it
+// asks for many.
+struct Ahead {
+    const char* next;
+    int64_t left;
+
+    FW_INLINE void ask(int lines) {
+        if (left <= 0) return;
+        for (int i = 0; i < lines; ++i) __builtin_prefetch(next + 64 * i, 0, 2);
+        next += 64 * lines;
+        left -= 64 * lines;
+    }
+};
+
 // The same for a strip of that many rows: init and emit get (row, column).
 template <int rows, int kWidth, class A, class Init, class Emit>
 FW_INLINE void filter_strip(const A* in, int64_t pitch, int64_t kernel, const A* filter,
-                            int64_t width, Init init, Emit emit) {
+                            int64_t width, Ahead& ahead, Init init, Emit emit) {
     constexpr int lanes = Vec<A>::size;
     int64_t c = 0;
     const auto run = [&](auto vectors) FW_INLINE_LAMBDA {
@@ -89,23 +86,11 @@ FW_INLINE void filter_strip(const A* in, int64_t pitch, int64_t kernel, const A*
             [=](int r, int v) FW_INLINE_LAMBDA { return init(r, c + v * lanes); },
             [=](int r, int v, Vec<A> sum) FW_INLINE_LAMBDA { emit(r, c + v * lanes, sum); });
         c += vectors * lanes;
+        ahead.ask(rows * vectors / 2);  // the tiles of all levels are twice the plane, and more
     };
     while (width - c > lanes) run(std::integral_constant<int, 2>{});
     if (c < width) run(std::integral_constant<int, 1>{});
 }
-
-// The rows of a plane, wanted in the cache soon.
-struct Ahead {
-    const char* plane;
-    int64_t row_bytes, stride_bytes;
-
-    void prefetch(int64_t first, int64_t last) const {
-        for (const char* row = plane + first * stride_bytes; first < last; ++first) {
-            for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i);
-            row += stride_bytes;
-        }
-    }
-};
 
 // x with all its bands, and the images on the way back, of one plane.
 template <class A>
@@ -118,87 +103,62 @@ class RowPyramid {
             size += (level == 0 ? 1 : s.bands) * plane(level);
         }
         // Tiles reach past the last plane.
-        data_ = zeros(size + (kTileRows<A> + s.kernel) * pitch(0) + 4 * lanes);
-        staged_ = zeros(kTileRows<A> * s.width[0] + lanes);
+        data_ = zeros<A>(size + (kTileRows<A> + s.kernel) * pitch(0) + 4 * lanes);
+        staged_ = zeros<A>(kTileRows<A> * s.width[0] + lanes);
         if (s.levels == 0) return;
-        rows_ = zeros(s.bands * kTileRows<A> * whole(s.width[1]));
-        for (auto& image : images_) {
-            image = zeros((2 * s.height[1] + kTileRows<A>)*image_pitch(1));
+        inside_ = zeros<A>((s.levels + 1) * lanes);
+        for (int64_t level = 1; level <= s.levels; ++level) {
+            const int64_t rest = (s.width[level] - 1) % lanes + 1;
+            for (int64_t i = 0; i < rest; ++i) inside_[level * lanes + i] = 1;
         }
+        rows_ = zeros<A>(s.bands * kTileRows<A> * whole(s.width[1]));
+        // of the even levels, and of the odd ones, of which level 1 needs no more than a tile
+        const auto image = [&](int64_t level, int64_t rows) {
+            if (level > s.levels) return Buffer<A>();
+            return zeros<A>((2 * rows + 2 * kTileRows<A>)*image_pitch(level));
+        };
+        images_[0] = image(2, s.levels < 2 ? 0 : s.height[2]);
+        images_[1] = image(1, s.levels < 3 ? 0 : s.height[3]);
     }
 
     RowPyramid(RowPyramid&&) = default;
     ~RowPyramid() { stream_fence(); }
 
+    // Reads a plane and transforms it.
     template <class T>
     void read(const T* x, int64_t row_stride, int64_t step) {
         for (int64_t r = 0; r < s_.height[0]; ++r) {
             load_row(x + r * row_stride, step, s_.width[0], pixel(0, 0, r));
+            if (s_.levels > 0 && (r % 2 == 1 || r + 1 == s_.height[0])) haar(1, r / 2, r / 2 + 1);
         }
+        for (int64_t level = 2; level <= s_.levels; ++level) haar(level, 0, s_.height[level]);
     }
 
-    void transform() {
-        for (int64_t level = 1; level <= s_.levels; ++level) haar(level);
-    }
-
-    // Filters all bands and adds them up, the deepest first. `filters` are those of one channel,
-    // the bands' of level i times 4^-i.
-    // In the meantime the plane that is read next comes nearer.
-    template <int kWidth>
-    void filter_bands(const A* filters, int64_t before, const Ahead& next) {
-        const int64_t taps = s_.taps();
-        for (int64_t level = s_.levels; level >= 1; --level) {
-            const A* of_level = filters + (1 + (level - 1) * s_.bands) * taps;
-            tiles(level, [&](auto rows, int64_t first) {
-                if (level == 1) next.prefetch(2 * first, 2 * (first + rows));
-                const Deeper deeper = deeper_than(level, first);
-                const int64_t padded = whole(s_.width[level]);
-                for (int64_t band = 0; band < s_.bands; ++band) {
-                    A* out = &rows_[band * rows * padded];
-                    const bool low = band == 0;
-                    filter_strip<rows, kWidth>(
-                        under(level, band, first, before), pitch(level), s_.kernel,
-                        of_level + band * taps, s_.width[level],
-                        [=](int r, int64_t c)
-                            FW_INLINE_LAMBDA { return low ? deeper(r, c) : Vec<A>(); },
-                        [=](int r, int64_t c, Vec<A> v)
-                            FW_INLINE_LAMBDA { store(out + r * padded + c, v); });
-                }
-                inverse(level, first, std::min<int64_t>(rows, s_.height[level] - first),
-                        rows * padded, padded);
+    // Filters all bands and adds them up, the deepest first, then the plane itself, and writes y.
+    // `filters` are those of one channel, the bands' of level i times 4^-i. In the meantime the
+    // plane that is read next comes nearer.
+    template <int kWidth, class T>
+    void filter(const A* filters, int64_t before, A bias, T* y, int64_t row_stride, bool stream,
+                Ahead next) {
+        for (int64_t level = s_.levels; level >= 2; --level) {
+            tiles(0, s_.height[level], [&](auto rows, int64_t first) {
+                A* image = &images_[level % 2][2 * first * image_pitch(level)];
+                filter_bands<kWidth>(rows, level, first, filters, before, image, next);
             });
         }
-    }
-
-    // Filters the plane itself, adds the image of the bands and the bias, and writes y. Rows that
-    // follow each other are staged, so that whole cache lines leave in order.
-    template <int kWidth, class T>
-    void filter_base(const A* filter, int64_t before, A bias, T* y, int64_t row_stride,
-                     bool stream) {
-        tiles(0, [&](auto rows, int64_t first) {
-            const Deeper deeper = deeper_than(0, first);
-            const Vec<A> offset(bias);
-            const int64_t width = s_.width[0];
-            const int64_t count = std::min<int64_t>(rows, s_.height[0] - first);
-            A* out = staged_.get();
-            filter_strip<rows, kWidth>(
-                under(0, 0, first, before), pitch(0), s_.kernel, filter, width,
-                [=](int r, int64_t c) FW_INLINE_LAMBDA { return deeper(r, c) + offset; },
-                [=](int r, int64_t c, Vec<A> v) FW_INLINE_LAMBDA {
-                    if (width - c >= lanes) {
-                        store(out + r * width + c, v);
-                    } else {
-                        store_partial(out + r * width + c, v, static_cast<int>(width - c));
-                    }
-                });
-            T* to = y + first * row_stride;
-            if (row_stride == width) {
-                emit(out, count * width, to, stream);
-            } else {
-                for (int64_t r = 0; r < count; ++r) {
-                    emit(out + r * width, width, to + r * row_stride, stream);
-                }
-            }
+        const auto base = [&](int64_t begin, int64_t end, Deeper image) {
+            tiles(begin, end, [&](auto rows, int64_t first) {
+                const Deeper deeper{image.at(first - begin), image.pitch};
+                filter_base<kWidth>(rows, first, std::min(first + rows, end), filters, before, bias,
+                                    deeper, y, row_stride, stream, next);
+            });
+        };
+        if (s_.levels == 0) return base(0, s_.height[0], {nullptr, 0});
+        // The image of level 1 is used where it is made.
+        tiles(0, s_.height[1], [&](auto rows, int64_t first) {
+            A* image = images_[1].get();
+            filter_bands<kWidth>(rows, 1, first, filters, before, image, next);
+            base(2 * first, std::min(2 * (first + rows), s_.height[0]), {image, image_pitch(1)});
         });
     }
 
@@ -219,7 +179,9 @@ class RowPyramid {
     int64_t plane(int64_t level) const {
         return (s_.height[level] + 2 * s_.border()) * pitch(level) + lanes;
     }
-    int64_t image_pitch(int64_t level) const { return 2 * whole(s_.width[level]); }
+    int64_t image_pitch(int64_t level) const {
+        return level > s_.levels ? 0 : 2 * whole(s_.width[level]);
+    }
 
     A* pixel(int64_t level, int64_t band, int64_t row) {
         const int64_t at = whole(s_.border()) + (s_.border() + row) * pitch(level);
@@ -229,13 +191,22 @@ class RowPyramid {
         return pixel(level, band, row - before) - before;
     }
 
+    // The image that the next deeper level has left; zeros below the deepest.
+    struct Deeper {
+        const A* image;
+        int64_t pitch;
+        FW_INLINE Vec<A> operator()(int64_t row, int64_t column) const {
+            return image == nullptr ? Vec<A>() : load<A>(image + row * pitch + column);
+        }
+        const A* at(int64_t row) const { return image == nullptr ? image : image + row * pitch; }
+    };
+
     // Calls f(rows of the tile, first row). The last tile may be higher than what is left.
     template <class F>
-    void tiles(int64_t level, F&& f) {
+    static void tiles(int64_t begin, int64_t end, F&& f) {
         constexpr int most = kTileRows<A>;
-        const int64_t height = s_.height[level];
-        for (int64_t r = 0; r < height;) {
-            if (most > 4 && height - r > 4) {
+        for (int64_t r = begin; r < end;) {
+            if (most > 4 && end - r > 4) {
                 f(std::integral_constant<int, most>{}, r);
                 r += most;
             } else {
@@ -245,12 +216,60 @@ class RowPyramid {
         }
     }
 
-    void haar(int64_t level) {
-        const int64_t rest = s_.width[level] % lanes;
-        A kept[lanes];
-        for (int i = 0; i < lanes; ++i) kept[i] = rest == 0 || i < rest;
-        const auto inside = load<A>(kept) != Vec<A>();
-        for (int64_t r = 0; r < s_.height[level]; ++r) {
+    // A tile of rows of a level's bands: filters them, and adds them up with what is deeper.
+    template <int kWidth, int rows>
+    void filter_bands(std::integral_constant<int, rows>, int64_t level, int64_t first,
+                      const A* filters, int64_t before, A* image, Ahead& next) {
+        Deeper deeper{nullptr, image_pitch(level + 1)};
+        if (level < s_.levels) {
+            deeper.image = &images_[(level + 1) % 2][first * deeper.pitch];
+        }
+        const int64_t padded = whole(s_.width[level]);
+        for (int64_t band = 0; band < s_.bands; ++band) {
+            A* out = &rows_[band * rows * padded];
+            const bool low = band == 0;
+            filter_strip<rows, kWidth>(
+                under(level, band, first, before), pitch(level), s_.kernel,
+                filters + (1 + (level - 1) * s_.bands + band) * s_.taps(), s_.width[level], next,
+                [=](int r, int64_t c) FW_INLINE_LAMBDA { return low ? deeper(r, c) : Vec<A>(); },
+                [=](int r, int64_t c, Vec<A> v)
+                    FW_INLINE_LAMBDA { store(out + r * padded + c, v); });
+        }
+        inverse(level, std::min<int64_t>(rows, s_.height[level] - first), rows * padded, padded,
+                image);
+    }
+
+    // A tile of the plane itself: filters it, adds the image of the bands and the bias, and writes
+    // y. Rows that follow each other are staged, so that whole cache lines leave in order.
+    template <int kWidth, int rows, class T>
+    void filter_base(std::integral_constant<int, rows>, int64_t first, int64_t end, const A* filter,
+                     int64_t before, A bias, Deeper deeper, T* y, int64_t row_stride, bool stream,
+                     Ahead& next) {
+        const Vec<A> offset(bias);
+        const int64_t width = s_.width[0];
+        A* out = staged_.get();
+        filter_strip<rows, kWidth>(
+            under(0, 0, first, before), pitch(0), s_.kernel, filter, width, next,
+            [=](int r, int64_t c) FW_INLINE_LAMBDA { return deeper(r, c) + offset; },
+            [=](int r, int64_t c, Vec<A> v) FW_INLINE_LAMBDA {
+                if (width - c >= lanes) {
+                    store(out + r * width + c, v);
+                } else {
+                    store_partial(out + r * width + c, v, static_cast<int>(width - c));
+                }
+            });
+        if (row_stride == width) {
+            emit(out, (end - first) * width, y + first * row_stride, stream);
+        } else {
+            for (int64_t r = 0; r < end - first; ++r) {
+                emit(out + r * width, width, y + (first + r) * row_stride, stream);
+            }
+        }
+    }
+
+    void haar(int64_t level, int64_t first, int64_t last) {
+        const auto inside = load<A>(&inside_[level * lanes]) != Vec<A>();
+        for (int64_t r = first; r < last; ++r) {
             const A *top = pixel(level - 1, 0, 2 * r), *bottom = pixel(level - 1, 0, 2 * r + 1);
             A* out = pixel(level, 0, r);
             const int64_t band = plane(level), width = s_.width[level];
@@ -269,26 +288,12 @@ class RowPyramid {
         }
     }
 
-    // The image that the next deeper level has left; zeros below the deepest.
-    struct Deeper {
-        const A* image;
-        int64_t pitch;
-        FW_INLINE Vec<A> operator()(int64_t row, int64_t column) const {
-            return image == nullptr ? Vec<A>() : load<A>(image + row * pitch + column);
-        }
-    };
-    Deeper deeper_than(int64_t level, int64_t row) const {
-        if (level == s_.levels) return {nullptr, 0};
-        const int64_t step = image_pitch(level + 1);
-        return {images_[level % 2].get() + row * step, step};
-    }
-
     // The image of `count` rows of filtered bands.
-    void inverse(int64_t level, int64_t row, int64_t count, int64_t band, int64_t padded) {
+    void inverse(int64_t level, int64_t count, int64_t band, int64_t padded, A* image) {
         const int64_t step = image_pitch(level);
         for (int64_t r = 0; r < count; ++r) {
             const A* in = &rows_[r * padded];
-            A* out = &images_[(level - 1) % 2][2 * (row + r) * step];
+            A* out = image + 2 * r * step;
             for (int64_t c = 0; c < s_.width[level]; c += lanes) {
                 const auto of = [&](int64_t b) { return load<A>(in + b * band + c); };
                 const Vec<A> ll = of(0), lh = of(1), hl = of(2), hh = of(3);
@@ -302,23 +307,10 @@ class RowPyramid {
         }
     }
 
-    struct Free {
-        void operator()(A* p) const { std::free(p); }
-    };
-    using Buffer = std::unique_ptr<A[], Free>;
-
-    // Whole vectors on their boundaries never cross a cache line.
-    static Buffer zeros(int64_t n) {
-        const size_t bytes = whole(n) * sizeof(A);
-        void* p = std::aligned_alloc(kVectorBytes, bytes);
-        if (p == nullptr) throw std::bad_alloc();
-        std::memset(p, 0, bytes);
-        return Buffer(static_cast<A*>(p));
-    }
-
     const WTConvShape<2>& s_;
     std::vector<int64_t> start_;
-    Buffer data_, rows_, staged_, images_[2];
+    Buffer<A> data_, rows_, staged_, images_[2];
+    Buffer<A> inside_;  // of every level, the lanes of a row's last vector that are pixels
 };
 
 }  // namespace fusewright::cpu::FW_ISA

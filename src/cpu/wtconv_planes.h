@@ -1,0 +1,271 @@
+// The sizes of a wavelet convolution, and its planes between memory and vectors of channels.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "cpu/alloc.h"
+#include "cpu/tensor.h"
+#include "cpu/vec.h"
+
+namespace fusewright::cpu::FW_ISA {
+
+// The sizes of a call. In 1D the height is 1 and so is the filter's.
+template <int dims>
+struct WTConvShape {
+    static constexpr int bands = 1 << dims;
+    int64_t batch, channels, kernel, levels;
+    std::vector<int64_t> height, width;  // of x, then of every level's bands
+
+    int64_t kernel_height() const { return dims == 2 ? kernel : 1; }
+    int64_t taps() const { return kernel_height() * kernel; }
+    int64_t filters() const { return 1 + bands * levels; }  // of one channel
+    // Zeros around a plane: what the filter reaches, and one more for the transform of odd sizes.
+    int64_t border() const { return std::max<int64_t>(kernel / 2, 1); }
+    int64_t border_rows() const { return dims == 2 ? border() : 0; }
+    int64_t pitch(int64_t level) const { return width[level] + 2 * border(); }
+    int64_t plane(int64_t level) const {
+        return (height[level] + 2 * border_rows()) * pitch(level);
+    }
+    int64_t origin(int64_t level) const { return border_rows() * pitch(level) + border(); }
+};
+
+// Strides of a tensor as (batch, channel, row, column).
+template <int dims>
+struct Strides {
+    int64_t batch, channel, row, column;
+    explicit Strides(const Tensor& t)
+        : batch(t.stride(0)),
+          channel(t.stride(1)),
+          row(dims == 2 ? t.stride(2) : 0),
+          column(t.stride(dims + 1)) {}
+
+    // The first pixel of a plane, in elements from the tensor's first.
+    int64_t plane(int64_t b, int64_t c) const { return b * batch + c * channel; }
+};
+
+// Whole vectors on their boundaries never cross a cache line.
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+template <class A>
+using Buffer = std::unique_ptr<A[], Free>;
+
+template <class A>
+Buffer<A> zeros(int64_t n) {
+    const size_t bytes = (n * sizeof(A) + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+    void* p = std::aligned_alloc(kVectorBytes, std::max<size_t>(bytes, kVectorBytes));
+    if (p == nullptr) throw std::bad_alloc();
+    std::memset(p, 0, bytes);
+    return Buffer<A>(static_cast<A*>(p));
+}
+
+// Rows of x, and of the result, that stay in the nearest cache from one step to the next.
+template <int dims>
+int64_t chunk_rows(const WTConvShape<dims>& s) {
+    return dims == 1 ? 1 : std::max<int64_t>(4, 256 / s.width[0] / 4 * 4);
+}
+
+// At most a vector of elements that lie `step` apart.
+template <class T>
+Vec<acc_t<T>> load_run(const T* p, int64_t step, int n) {
+    using A = acc_t<T>;
+    if (step == 1) return n == Vec<A>::size ? load<A>(p) : load_partial<A>(p, n);
+    A values[Vec<A>::size] = {};
+    for (int i = 0; i < n; ++i) values[i] = to_acc(p[i * step]);
+    return load<A>(values);
+}
+
+template <class T>
+void store_run(T* p, Vec<acc_t<T>> v, int64_t step, int n) {
+    if (step == 1) {
+        n == v.size ? store(p, v) : store_partial(p, v, n);
+        return;
+    }
+    for (int i = 0; i < n; ++i) p[i * step] = from_acc<T>(v[i]);
+}
+
+// What a step of the transposition leaves in the first, or the second, of two rows.
+template <class A, int half, bool second, int... lane>
+FW_INLINE native_t<A> exchange(native_t<A> a, native_t<A> b, std::integer_sequence<int, lane...>) {
+    constexpr int upper = Vec<A>::size - half, all = second ? half : 0;
+    return pick_lanes(a, b,
+                      std::integer_sequence<int, (lane + all + (lane & half ? upper : 0))...>{});
+}
+
+// Transposes a square block: blocks of half the size change places, then halves of those.
+template <class A, int half = Vec<A>::size / 2>
+FW_INLINE void transpose(native_t<A>* rows) {
+    if constexpr (half > 0) {
+        constexpr auto lanes = std::make_integer_sequence<int, Vec<A>::size>{};
+        repeat<Vec<A>::size>([&](auto i) FW_INLINE_LAMBDA {
+            if constexpr ((i & half) == 0) {
+                const native_t<A> a = rows[i], b = rows[i + half];
+                rows[i] = exchange<A, half, false>(a, b, lanes);
+                rows[i + half] = exchange<A, half, true>(a, b, lanes);
+            }
+        });
+        transpose<A, half / 2>(rows);
+    }
+}
+
+#if defined(__AVX512F__)
+// Of every four lanes of a and b the lower two, and the upper two, in turn.
+template <int... i>
+FW_INLINE VecPair<float> unpack(native_t<float> a, native_t<float> b,
+                                std::integer_sequence<int, i...>) {
+    return {Vec<float>(pick_lanes(
+                a, b, std::integer_sequence<int, (i & ~3) + i % 4 / 2 + i % 2 * 16 ...>{})),
+            Vec<float>(pick_lanes(
+                a, b, std::integer_sequence<int, (i & ~3) + 2 + i % 4 / 2 + i % 2 * 16 ...>{}))};
+}
+#endif
+
+// Columns of a square block whose rows lie `step` elements apart: block[i] holds element i of each.
+template <class A, class T>
+FW_INLINE void load_transposed(const T* from, int64_t step, native_t<A>* block) {
+    constexpr int lanes = Vec<A>::size;
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) {
+        // Loads that put quarters in place take other ports than permutations of two vectors do.
+        constexpr auto each = std::make_integer_sequence<int, lanes>{};
+        repeat<4>([&](auto q) FW_INLINE_LAMBDA {
+            native_t<float> r[4];
+            repeat<4>([&](auto i) FW_INLINE_LAMBDA {
+                const float* p = from + 4 * q + i * step;
+                __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+                v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(p + 4 * step), 1);
+                v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(p + 8 * step), 2);
+                v = _mm512_maskz_insertf32x4(0xffff, v, _mm_loadu_ps(p + 12 * step), 3);
+                r[i] = (native_t<float>)v;
+            });
+            const auto a = unpack(r[0], r[2], each), b = unpack(r[1], r[3], each);
+            const auto lower = unpack(a.first.v, b.first.v, each);
+            const auto upper = unpack(a.second.v, b.second.v, each);
+            block[4 * q] = lower.first.v, block[4 * q + 1] = lower.second.v;
+            block[4 * q + 2] = upper.first.v, block[4 * q + 3] = upper.second.v;
+        });
+        return;
+    }
+#endif
+    repeat<lanes>([&](auto i) FW_INLINE_LAMBDA { block[i] = load<A>(from + i * step).v; });
+    transpose<A>(block);
+}
+
+// Reads at most a vector of elements `step` apart from each of at most a vector of channels, as
+// elements of channels: block[i] holds element i. Lanes past the last channel are zero.
+template <class A, class T>
+FW_INLINE void load_block(const T* from, int64_t channel, int channels, int64_t step, int n,
+                          native_t<A>* block) {
+    constexpr int lanes = Vec<A>::size;
+    if (channels == lanes && n == lanes && step == 1) {
+        load_transposed<A>(from, channel, block);
+    } else {
+        for (int i = 0; i < lanes; ++i) {
+            block[i] = i < channels ? load_run(from + i * channel, step, n).v : native_t<A>{};
+        }
+        transpose<A>(block);
+    }
+}
+
+// Whether the rows of a plane follow each other in memory.
+template <int dims>
+bool dense_plane(const WTConvShape<dims>& s, const Strides<dims>& stride) {
+    return dims == 1 || stride.row == s.width[0] * stride.column;
+}
+
+// Calls f(first pixel, pixels) for runs of at most a vector of pixels that are neighbours in
+// memory: along the whole plane where its rows follow each other, else along each row.
+template <int dims, class F>
+void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int lanes, int64_t begin,
+                  int64_t end, F&& f) {
+    const int64_t width = s.width[0];
+    const bool dense = dense_plane(s, stride);
+    for (int64_t i = begin; i < end;) {
+        int64_t n = std::min<int64_t>(lanes, end - i);
+        if (!dense) n = std::min(n, width - i % width);
+        f(i, static_cast<int>(n));
+        i += n;
+    }
+}
+
+// Reads rows of a plane into its bordered buffer; the lanes past the last channel are zero.
+template <int dims, class A, class T>
+void load_rows(const WTConvShape<dims>& s, int64_t first_row, int64_t rows, const T* x,
+               const Strides<dims>& stride, int channels, A* buffer) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t width = s.width[0];
+    const auto pixel = [&](int64_t row, int64_t column) {
+        return buffer + (s.origin(0) + row * s.pitch(0) + column) * lanes;
+    };
+    if (stride.channel == 1 && channels > 1) {
+        for (int64_t r = first_row; r < first_row + rows; ++r) {
+            A* to = pixel(r, 0);
+            for (int64_t c = 0; c < width; ++c) {
+                store(to + c * lanes,
+                      load_partial<A>(x + r * stride.row + c * stride.column, channels));
+            }
+        }
+        return;
+    }
+    for_each_run(s, stride, lanes, first_row * width, (first_row + rows) * width,
+                 [&](int64_t first, int n) {
+                     int64_t row = first / width, column = first % width;
+                     native_t<A> block[lanes];
+                     load_block<A>(x + row * stride.row + column * stride.column, stride.channel,
+                                   channels, stride.column, n, block);
+                     A* to = pixel(row, column);
+                     const int64_t gap = (s.pitch(0) - width) * lanes;
+                     repeat<lanes>([&](auto i) FW_INLINE_LAMBDA {
+                         if (i >= n) return;
+                         store(to, Vec<A>(block[i]));
+                         to += lanes;
+                         if (++column == width) column = 0, to += gap;
+                     });
+                 });
+}
+
+// Where the result of a plane goes.
+template <int dims, class T>
+struct Output {
+    using A = acc_t<T>;
+    static constexpr int lanes = Vec<A>::size;
+    const WTConvShape<dims>& s;
+    T* y;
+    Strides<dims> stride;
+    int channels;
+
+    // Writes pixels without borders, n from `first_pixel` on, and gives how many it took: all of
+    // the last ones, else it may leave a part of a vector for the next call.
+    int64_t write(int64_t first_pixel, int64_t n, bool last, const A* pixels) const {
+        const int64_t width = s.width[0];
+        if (stride.channel == 1 && channels > 1) {
+            for (int64_t i = first_pixel; i < first_pixel + n; ++i, pixels += lanes) {
+                store_partial(y + i / width * stride.row + i % width * stride.column,
+                              load<A>(pixels), channels);
+            }
+            return n;
+        }
+        if (!last && dense_plane(s, stride)) n -= n % lanes;
+        for_each_run(s, stride, lanes, first_pixel, first_pixel + n, [&](int64_t i, int count) {
+            native_t<A> block[lanes];
+            const A* from = pixels + (i - first_pixel) * lanes;
+            load_transposed<A>(from, lanes, block);  // past the end is room for more pixels
+            T* to = y + i / width * stride.row + i % width * stride.column;
+            const int64_t step = stride.channel;
+            if (channels == lanes && count == lanes && stride.column == 1) {
+                repeat<lanes>([&](auto k)
+                                  FW_INLINE_LAMBDA { store(to + k * step, Vec<A>(block[k])); });
+            } else {
+                for (int k = 0; k < channels; ++k) {
+                    store_run(to + k * step, Vec<A>(block[k]), stride.column, count);
+                }
+            }
+        });
+        return n;
+    }
+};
+
+}  // namespace fusewright::cpu::FW_ISA
