@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fusewright.bench.report import _ms, _short, speedup
+from fusewright.bench.report import format_ms, short_direction, speedup
 from fusewright.bench.rows import COMPILE, EAGER, FUSEWRIGHT, Row, is_rival, read_csv
 
 
 def cell(group: Mapping[str, Row], provider: str) -> str:
-    return _ms(group[provider].p50_ms) if provider in group else ""
+    return format_ms(group[provider].p50_ms) if provider in group else ""
 
 
 def host(group: Mapping[str, Row]) -> str:
@@ -41,16 +41,19 @@ def main(paths: Sequence[str]) -> None:
                 groups.setdefault(row.key[:-1], {})[row.provider] = row
         providers = list(dict.fromkeys(p for group in groups.values() for p in group))
         others = [p for p in providers if p != FUSEWRIGHT]
-        titles = ["shape", "dtype", "pass", "ours", *others, "floor", "speed-up", "host µs", "MB"]
+        queued = any(group[FUSEWRIGHT].host_ms for group in groups.values())  # to a GPU
+        titles = ["shape", "dtype", "pass", "ours", *others, "floor", "speed-up"]
+        titles += ["host µs", "MB"] if queued else ["MB"]
         print(f"\n### {op}\n")
         print("|", " | ".join(titles), "|")
         print("|" + "---|" * len(titles))
         for (_, direction, shape, dtype), group in groups.items():
             ours, factor = group[FUSEWRIGHT], speedup(group)
-            cells = [shape, dtype, _short(direction), cell(group, FUSEWRIGHT)]
+            cells = [shape, dtype, short_direction(direction), cell(group, FUSEWRIGHT)]
             cells += [cell(group, p) for p in others]
-            cells += [_ms(ours.floor_ms), "" if factor is None else f"{factor:.2f}"]
-            print("|", " | ".join([*cells, host(group), memory(group)]), "|")
+            cells += [format_ms(ours.floor_ms), "" if factor is None else f"{factor:.2f}"]
+            cells += [host(group)] if queued else []
+            print("|", " | ".join([*cells, memory(group)]), "|")
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def print_moves(console: Console, old: Sequence[Row], new: Sequence[Row]) -> Non
         row = move.new
         style = "green" if move.ratio < 1 else "red"
         table.add_row(
-            *(row.op, row.shape, row.dtype, _short(row.direction), row.provider),
-            *(_ms(move.old.p50_ms), _ms(row.p50_ms)),
+            *(row.op, row.shape, row.dtype, short_direction(row.direction), row.provider),
+            *(format_ms(move.old.p50_ms), format_ms(row.p50_ms)),
             *(f"[{style}]{move.ratio:.2f}", f"{move.floor_ratio:.2f}"),
         )
     console.print(table)
@@ -96,25 +96,27 @@ def _groups(rows: Sequence[Row]) -> list[dict[str, Row]]:
 def _cells(group: dict[str, Row], peers: Sequence[str]) -> list[str]:
     ours = group[FUSEWRIGHT]
     times = [
-        _ms(group[p].p50_ms) if p in group else "-" for p in (FUSEWRIGHT, EAGER, COMPILE, *peers)
+        format_ms(group[p].p50_ms) if p in group else "-"
+        for p in (FUSEWRIGHT, EAGER, COMPILE, *peers)
     ]
     factor = speedup(group)
     memory = [f"{group[p].peak_mb:.3g}" for p in (FUSEWRIGHT, EAGER) if p in group]
     return [
-        *(ours.shape, ours.dtype, _short(ours.direction)),
+        *(ours.shape, ours.dtype, short_direction(ours.direction)),
         *times,
-        _ms(ours.floor_ms),
+        format_ms(ours.floor_ms),
         "-" if factor is None else f"[{'green' if factor >= 1 else 'red'}]{factor:.2f}x",
         f"{ours.p50_ms / ours.floor_ms:.2f}",
         ", ".join(memory),
     ]
 
 
-def _short(direction: str) -> str:
+def short_direction(direction: str) -> str:
+    """`fwd` or `fwd+bwd`."""
     return direction.replace("forward", "fwd").replace("backward", "bwd")
 
 
-def _ms(value: float) -> str:
+def format_ms(value: float) -> str:
     """Three digits, never an exponent."""
     digits = 4 if value < 0.1 else 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f}"
