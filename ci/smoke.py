@@ -82,7 +82,7 @@ def check_add_on(fresh: Fresh, wheels: list[Path]) -> None:
     """Beside a torch without CUDA an add-on is skipped, and `doctor` says why and what to do."""
     fresh.pip("--no-deps", *map(str, wheels))
     fresh.pip("rich>=13", "typer>=0.12")
-    report = json.loads(fresh.run("-m", "fusewright.cli", "doctor", "--json", check=False))
+    report = json.loads(fresh.run("-m", "fusewright", "doctor", "--json", check=False))
     cuda = next(b for b in report["backends"] if b["name"] == "cuda")
     if cuda["found"]:
         print(f"the add-on serves this machine's GPU: {cuda['details']}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,9 @@ def test_bench(tmp_path: Path, wrong: bool) -> None:
         )
         assert again.exit_code == 0
         assert "of 2 rows moved" in plain(again)
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "fusewright", "doctor", "--help"]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "--json" in run.stdout

@@ -120,7 +120,3 @@ def demo(
 def main() -> None:
     """The entry point."""
     app()
-
-
-if __name__ == "__main__":
-    main()
