@@ -6,6 +6,7 @@
 #include "causal_conv1d_channels.cuh"
 #include "causal_conv1d_filters.cuh"
 #include "causal_conv1d_rows.cuh"
+#include "reduce.cuh"
 
 namespace fusewright::cuda {
 
@@ -189,11 +190,7 @@ __global__ void __launch_bounds__(kWholeWarps * 32, 3)
     __shared__ float shared[kWholeWarps][W + 1];
 #pragma unroll
     for (int k = 0; k <= W; ++k) {
-        float sum = k < W ? dweight[k < W ? k : 0] : dbias;
-#pragma unroll
-        for (int offset = 16; offset > 0; offset /= 2) {
-            sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-        }
+        const float sum = warp_sum(k < W ? dweight[k < W ? k : 0] : dbias);
         if (lane == 0) shared[warp][k] = sum;
     }
     __syncthreads();
