@@ -120,8 +120,8 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
     });
 }
 
-// What is touched soon: rows of y, the next ones of all channels, then the planes that are read next.
-// Few lines are asked for at a time, between the tiles, as a core waits when it asks for many.
+// What is touched soon: the rows of y that are written next, of all channels, then the planes that
+// are read next. Few lines are asked for at a time, as a core waits when it asks for many.
 struct Ahead {
     const char* next = nullptr;
     int64_t left = 0;
@@ -304,7 +304,8 @@ void inverse_rows(const A* bands, int64_t band, int64_t rows, int64_t width, Vec
 // counts the taps left of the centre. In the meantime what is touched next comes nearer.
 template <int dims, class A, class T>
 void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
-                const A* bias, Images<dims, A>& images, const Output<dims, T>& output, Ahead ahead) {
+                const A* bias, Images<dims, A>& images, const Output<dims, T>& output,
+                Ahead ahead) {
     constexpr int lanes = Vec<A>::size;
     const A* zero = images.constant.get();
     A* offset = images.constant.get() + lanes;

@@ -239,10 +239,10 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
                     bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
                 for (int64_t b = first; b < last; ++b) {
                     pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in, n);
-                    synthesize(s, pyramid, filters.get(), (s.kernel - 1) / 2, bias, images,
-                               Output<dims, T>{s, y.mutable_data_ptr<T>() + out.plane(b, channel),
-                                               out, n},
-                               planes_after(s, x.const_data_ptr<T>(), in, b, channel, lanes));
+                    synthesize(
+                        s, pyramid, filters.get(), (s.kernel - 1) / 2, bias, images,
+                        Output<dims, T>{s, y.mutable_data_ptr<T>() + out.plane(b, channel), out, n},
+                        planes_after(s, x.const_data_ptr<T>(), in, b, channel, lanes));
                 }
             };
         });
