@@ -51,11 +51,12 @@ struct Rows {
     int64_t pitch, step = Vec<std::remove_const_t<A>>::size;
 };
 
-// The filter of a band, (row, column, lane).
+// The filter of a band, (row, column, lane), and the lines under it that are not all zeros,
+// counted from the one under its first row.
 template <class A>
 struct Taps {
     const A* filter;
-    int64_t rows, columns;
+    int64_t rows, columns, begin, end;
 };
 
 // Keeps the compiler from loading x again at every use, and from carrying it from one round of a
@@ -106,9 +107,12 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
     using one = std::integral_constant<int, 1>;
     using all = std::integral_constant<int, rows>;
     static_assert(rows <= 2);
-    if constexpr (rows == 2) line(0, zero{}, one{});
-    for (int64_t at = rows - 1; at < taps.rows; ++at) line(at, zero{}, all{});
-    if constexpr (rows == 2) line(taps.rows, one{}, all{});
+    if (rows == 2 && taps.begin <= 0) line(0, zero{}, one{});
+    const int64_t begin = std::max<int64_t>(taps.begin, rows - 1);
+    for (int64_t at = begin, end = std::min(taps.rows, taps.end); at < end; ++at) {
+        line(at, zero{}, all{});
+    }
+    if (rows == 2 && taps.end > taps.rows) line(taps.rows, one{}, all{});
     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
         repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
             store(out.first + r * out.pitch + c * out.step, sum[r][c]);
@@ -116,13 +120,40 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
     });
 }
 
+// What is touched soon: the rows of y that are written next, of all channels, then the planes that
+// are read next. Few lines are asked for at a time, as a core waits when it asks for many.
+struct Ahead {
+    const char* next = nullptr;
+    int64_t left = 0;
+    char* rows = nullptr;
+    int64_t channel = 0, rows_left = 0;  // bytes from one channel to the next, bytes of each
+
+    template <int channels>
+    FW_INLINE void ask_rows() {
+        for (int i = 0; i < channels; ++i) __builtin_prefetch(rows + i * channel, 1, 2);
+        rows += 64;
+        rows_left -= 64;
+    }
+    FW_INLINE void ask(int lines) {
+        if (left <= 0) return;
+        for (int i = 0; i < lines; ++i) __builtin_prefetch(next + 64 * i, 0, 2);
+        next += 64 * lines;
+        left -= 64 * lines;
+    }
+};
+
 // Filters whole rows, two at a time.
 template <int rows, class A>
 void filter_rows(const A* in, int64_t pitch, const Taps<A>& taps, int64_t width,
-                 const Rows<const A>& start_row, const Rows<A>& out_row) {
+                 const Rows<const A>& start_row, const Rows<A>& out_row, Ahead& ahead) {
     Rows<const A> start = start_row;
     Rows<A> out = out_row;
     const auto run = [&](auto columns) FW_INLINE_LAMBDA {
+        if (ahead.rows_left > 0) {
+            ahead.ask_rows<Vec<A>::size>();
+        } else {
+            ahead.ask(rows * columns);
+        }
         filter_tile<rows, columns>(in, pitch, taps, start, out);
         in += columns * Vec<A>::size;
         start.first += columns * start.step;
@@ -270,10 +301,11 @@ void inverse_rows(const A* bands, int64_t band, int64_t rows, int64_t width, Vec
 }
 
 // From the filtered bands of the deepest level back to the image, base + reconstruction. `before`
-// counts the taps left of the centre.
+// counts the taps left of the centre. In the meantime what is touched next comes nearer.
 template <int dims, class A, class T>
 void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filters, int64_t before,
-                const A* bias, Images<dims, A>& images, const Output<dims, T>& output) {
+                const A* bias, Images<dims, A>& images, const Output<dims, T>& output,
+                Ahead ahead) {
     constexpr int lanes = Vec<A>::size;
     const A* zero = images.constant.get();
     A* offset = images.constant.get() + lanes;
@@ -281,13 +313,15 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
     const auto filter = [&](int64_t level, int64_t band, int64_t r, int64_t rows,
                             const Rows<const A>& start, const Rows<A>& out) {
         const int64_t f = level == 0 ? 0 : 1 + (level - 1) * s.bands + band;
-        const Taps<A> taps{filters + f * s.taps() * lanes, s.kernel_height(), s.kernel};
+        const int64_t above = (dims == 2 ? before : 0) - r;
+        const Taps<A> taps{filters + f * s.taps() * lanes, s.kernel_height(), s.kernel, above,
+                           above + s.height[level]};
         const int64_t pitch = s.pitch(level) * lanes;
         const A* in = p.under(level, band, r, before);
         if (dims == 2 && rows == 2) {
-            filter_rows<dims>(in, pitch, taps, s.width[level], start, out);
+            filter_rows<dims>(in, pitch, taps, s.width[level], start, out, ahead);
         } else {
-            filter_rows<1>(in, pitch, taps, s.width[level], start, out);
+            filter_rows<1>(in, pitch, taps, s.width[level], start, out, ahead);
         }
     };
     // The image that rows of a level's bands, at most two, and what is deeper make.
@@ -317,6 +351,11 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
         const int64_t end = std::min(first + kStep<dims>, height);
         const A* image = images.top.get();
         int64_t pitch = 0;
+        if (output.whole_runs()) {
+            ahead.rows = reinterpret_cast<char*>(output.y + pixels);
+            ahead.channel = output.stride.channel * sizeof(T);
+            ahead.rows_left = (end * width - pixels) * sizeof(T);
+        }
         if (s.levels > 0) {
             const int64_t half = first / dims;
             up(1, half, std::min<int64_t>(2, s.height[1] - half), offset, images.top.get());

@@ -154,6 +154,20 @@ void for_each_item(const WTConvShape<dims>& s, F&& start, int64_t channels_each 
     });
 }
 
+// The planes that follow those of image b and `n` channels, where they are in one piece.
+template <int dims, class T>
+Ahead planes_after(const WTConvShape<dims>& s, const T* x, const Strides<dims>& stride, int64_t b,
+                   int64_t channel, int64_t n) {
+    const bool more = b + 1 < s.batch;
+    const int64_t pixels = s.height[0] * s.width[0], next = more ? channel : channel + n;
+    if (next + n > s.channels || stride.column != 1 || !dense_plane(s, stride) ||
+        (n > 1 && stride.channel != pixels)) {
+        return {};
+    }
+    return {reinterpret_cast<const char*>(x + stride.plane(more ? b + 1 : 0, next)),
+            n * pixels * static_cast<int64_t>(sizeof(T))};
+}
+
 // Whether planes are filtered along their rows: those that are wide, where a vector of channels
 // with all its bands does not fit into the second cache, or would be half empty.
 template <class A>
@@ -169,7 +183,6 @@ void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, cons
     const Strides<2> in(x), out(y);
     const int64_t taps = s.taps(), before = (s.kernel - 1) / 2;
     const bool stream = worth_streaming(y);
-    const int64_t bytes = sizeof(T);
     with_kernel_width(s.kernel, [&](auto kernel) {
         for_each_item<2, A>(
             s,
@@ -185,13 +198,10 @@ void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, cons
                         for (int64_t b = first; b < last; ++b) {
                             pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in.row,
                                          in.column);
-                            const bool more = b + 1 < last;
-                            const int64_t next = in.plane(more ? b + 1 : first, channel + !more);
                             pyramid.template filter<kernel>(
                                 filters.data(), before, p.bias[channel] * p.base_scale[channel],
                                 y.mutable_data_ptr<T>() + out.plane(b, channel), out.row, stream,
-                                Ahead{static_cast<const char*>(x.data_ptr()) + next * bytes,
-                                      in.row == s.width[0] ? s.height[0] * s.width[0] * bytes : 0});
+                                planes_after(s, x.const_data_ptr<T>(), in, b, channel, 1));
                         }
                     };
             },
@@ -229,9 +239,10 @@ Tensor wtconv_forward(const char* op, const Tensor& x, const Tensor& base_weight
                     bias[i] = p.bias[channel + i] * p.base_scale[channel + i];
                 for (int64_t b = first; b < last; ++b) {
                     pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in, n);
-                    synthesize(s, pyramid, filters.get(), (s.kernel - 1) / 2, bias, images,
-                               Output<dims, T>{s, y.mutable_data_ptr<T>() + out.plane(b, channel),
-                                               out, n});
+                    synthesize(
+                        s, pyramid, filters.get(), (s.kernel - 1) / 2, bias, images,
+                        Output<dims, T>{s, y.mutable_data_ptr<T>() + out.plane(b, channel), out, n},
+                        planes_after(s, x.const_data_ptr<T>(), in, b, channel, lanes));
                 }
             };
         });
@@ -375,7 +386,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
                                 s, of_grad, flipped.get(), s.kernel - 1 - (s.kernel - 1) / 2,
                                 no_bias, images,
                                 Output<dims, T>{s, dx.mutable_data_ptr<T>() + out.plane(b, channel),
-                                                out, n});
+                                                out, n},
+                                planes_after(s, grad.const_data_ptr<T>(), from, b, channel, lanes));
                         }
                     };
                 });

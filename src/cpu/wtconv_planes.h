@@ -237,6 +237,11 @@ struct Output {
     Strides<dims> stride;
     int channels;
 
+    // Whether every channel of a full vector takes its pixels in one run.
+    bool whole_runs() const {
+        return channels == lanes && stride.column == 1 && dense_plane(s, stride);
+    }
+
     // Writes pixels without borders, n from `first_pixel` on, and gives how many it took: all of
     // the last ones, else it may leave a part of a vector for the next call.
     int64_t write(int64_t first_pixel, int64_t n, bool last, const A* pixels) const {

@@ -60,20 +60,6 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
     });
 }
 
-// Bytes that are wanted in the cache soon. Few at a time are asked for, as a core waits when it
-// asks for many.
-struct Ahead {
-    const char* next;
-    int64_t left;
-
-    FW_INLINE void ask(int lines) {
-        if (left <= 0) return;
-        for (int i = 0; i < lines; ++i) __builtin_prefetch(next + 64 * i, 0, 2);
-        next += 64 * lines;
-        left -= 64 * lines;
-    }
-};
-
 // The same for a strip of that many rows: init and emit get (row, column).
 template <int rows, int kWidth, class A, class Init, class Emit>
 FW_INLINE void filter_strip(const A* in, int64_t pitch, int64_t kernel, const A* filter,
