@@ -208,7 +208,9 @@ def fw_wt_level(
     tiles = tl.cdiv(N * w, BLOCK_P)
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0).to(tl.int64)
-    c = (pid // tiles % blocks * BLOCK_C + tl.arange(0, BLOCK_C))[:, None]
+    c = pid // tiles % blocks * BLOCK_C
+    if BLOCK_C > 1:  # else the weights are scalars, of which many compile faster
+        c = (c + tl.arange(0, BLOCK_C))[:, None]
     p = (pid % tiles * BLOCK_P + tl.arange(0, BLOCK_P))[None, :]
     first = (pid // (tiles * blocks)).to(tl.int32) * rows
     n, j = p // w, p % w
