@@ -5,7 +5,7 @@ place. Beside `_autograd`'s Functions, which serve what traces and transforms, t
 
 * gets the call as one object, and of the arguments only the tensors, for autograd to see;
 * returns None for an output that the call does not have, so that autograd wraps nothing for it;
-* is applied without `Function.apply`, whose Python is for functorch's transforms.
+* is applied without the Python of `Function.apply`, which is for functorch's transforms.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from fusewright._derivative import Absent, Derivative, as_tuple
 
 Pick = Callable[[Sequence[Any]], Sequence[Any]]
 
-
-_UNWRAP = getattr(torch._C._functorch, "unwrap_if_dead", None)
+# Before torch 2.14, `Function.apply` is Python around that of its base. Where no transform of
+# functorch is at work, it only unwraps tensors that outlived one; `unwrapped` does that here.
+_LEAN = isinstance(vars(Function)["apply"], classmethod) and hasattr(
+    torch._C._functorch, "unwrap_if_dead"
+)
 
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-# a tensor that outlived the transform of functorch that made it as the tensor within
-unwrapped: Callable[[Tensor], Tensor] = _UNWRAP or _itself
+unwrapped: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead if _LEAN else _itself
 
 
 class Plan:
@@ -86,7 +88,7 @@ def eager(d: Derivative, gradient: Any) -> Callable[..., Any]:
     """A function that runs a call and lets autograd know of it; it returns the user's outputs.
 
     It takes a tuple of the backend, the plan, the arguments, and these with lists spread out, and
-    then the tensors among them. The derivative of its gradient is that of the Function `gradient`.
+    then the tensors among them, `unwrapped`. The Function `gradient` has the second derivatives.
     """
     kernels, outputs, has_lists = d.op.direct, d.outputs, d.forward.has_lists
     one_return, one_gradient = len(d.forward.returns) == 1, len(d.backward.returns) == 1
@@ -104,10 +106,12 @@ def eager(d: Derivative, gradient: Any) -> Callable[..., Any]:
         ctx.call = backend, plan, rest
         if outputs == 1:
             return returns[0]
-        x = tensors[0]
-        return tuple(
-            [y if y.numel() > 0 or not _is_absent(y, x) else None for y in returns[:outputs]]
-        )
+        results = [returns[0]]
+        for y in returns[1:outputs]:
+            # where x is empty, an output that the call has may look the same
+            absent = y.numel() == 0 and y.dim() == 1 and tensors[0].numel() > 0
+            results.append(None if absent else y)
+        return tuple(results)
 
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         backend, plan, rest = ctx.call
@@ -134,8 +138,7 @@ def eager(d: Derivative, gradient: Any) -> Callable[..., Any]:
     function = make_function(d.op.name, forward=forward, backward=backward)
     if hasattr(function, "_backward_cls"):  # whose `apply` would only look for `backward`
         function._backward_cls.apply = backward
-    # what `Function.apply` comes to without functorch's transforms and with `unwrapped` tensors
-    return function.apply if _UNWRAP is None else super(Function, function).apply
+    return super(Function, function).apply if _LEAN else function.apply
 
 
 def make_function(name: str, vmap: bool = False, **methods: Callable[..., Any]) -> Any:
@@ -143,11 +146,6 @@ def make_function(name: str, vmap: bool = False, **methods: Callable[..., Any]) 
     body = {key: staticmethod(method) for key, method in methods.items()}
     meta: Any = type(Function)
     return meta(name, (Function,), {"generate_vmap_rule": vmap, **body})
-
-
-def _is_absent(empty: Tensor, x: Tensor) -> bool:
-    """Whether an empty output stands for none; where x is empty, a real one may look the same."""
-    return empty.dim() == 1 and x.numel() > 0
 
 
 def _picker(places: Sequence[int | slice]) -> Pick:

@@ -44,7 +44,7 @@ class Op:
         forward: the schema without the name, `(Tensor x, Tensor? weight, float eps) -> (Tensor y,
             Tensor rstd)`. The first argument is a tensor. The returns named in `outputs` are the
             user's; the others are kept for the backward. A kernel gives an output that this call
-            does not have as a tensor of shape (0,).
+            does not have, never the first, as a tensor of shape (0,); the user gets that, or None.
         backward: the schema of the gradient kernel, or None where there is no gradient. Its
             arguments are found by name: `grad_<output>` (`Tensor?`, None when unused), arguments
             and returns of the forward, and `int needs`, whose bit i asks for the i-th return. Its
@@ -230,9 +230,8 @@ class Op:
         if self.signature.has_lists:
             lengths, flat = self.signature.flatten(args)
             key = (*lengths, *map(type, flat))
-        plan = None
         if is_dynamo_compiling():
-            places = self._check_types(args, flat)
+            places, plan = self._check_types(args, flat), None
         else:
             plan = self._plans.get(key)
             if plan is None:

@@ -122,6 +122,17 @@ def check_filter(op: str, weight: Tensor, bias: Tensor | None, channels: int) ->
         check_floating(op, "bias", bias)
 
 
+def _supports(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    *_: Any,
+) -> str | None:
+    return supported_dtypes(x, weight, bias, initial_states)
+
+
 def _check_out(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """The checks of `final_states_out`; those of x and weight come after it."""
     op, name = "causal_conv1d", "final_states_out"
@@ -180,12 +191,7 @@ CAUSAL_CONV1D = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={
-        "cpu": supported_dtypes,
-        "cuda": supported_dtypes,
-        "metal": supported_dtypes,
-        "triton": supported_dtypes,
-    },
+    supports={"cpu": _supports, "cuda": _supports, "metal": _supports, "triton": _supports},
     sample=_sample,
 )
 
