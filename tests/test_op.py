@@ -281,7 +281,8 @@ def test_calls_of_other_types_and_lengths_have_plans_of_their_own(toy: Toy) -> N
     """What one call leaves behind does not serve another that is none of its kind."""
     x, weights, bias, *rest = toy.blend.sample(levels=2)
     toy.blend(x, weights, bias, *rest, backend=TOY)
-    for levels in (weights, tuple(weights), weights[:1], []):
+    kinds: list[Sequence[Tensor]] = [weights, tuple(weights), weights[:1], []]
+    for levels in kinds:
         for b in (bias, None, torch.nn.Parameter(torch.randn(3, dtype=x.dtype))):
             check_values(toy.blend, (x, levels, b, *rest), TOY)
     for wrong in (weights[0], [weights[0], None], [weights], None):
