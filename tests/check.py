@@ -167,7 +167,7 @@ def check_gradients(op: Op, args: Sequence[Any], backend: str, second: bool = Tr
     def function(*tensors: Tensor) -> Any:
         rest = iter(tensors)
         outs = as_tuple(op(*map_tensors(lambda _: next(rest), args), backend=backend))
-        return tuple(o for o in outs if o.requires_grad)
+        return tuple(o for o in outs if o is not None and o.requires_grad)
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=False)
     if second:

@@ -240,6 +240,61 @@ def test_no_gradient_wanted(toy: Toy) -> None:
     assert type(y.grad_fn).__name__ == "toy_blendBackward"
 
 
+def test_an_absent_output_is_no_part_of_the_graph(toy: Toy) -> None:
+    for extra in (False, True):
+        args = toy.blend.sample(extra=extra)
+        leaves_of(args)
+        _, z = toy.blend(*args, backend=TOY)
+        assert (z is not None) == extra
+
+
+def test_an_empty_output_of_an_empty_input_is_one(toy: Toy) -> None:
+    """It looks as an absent one does."""
+    x, weights, bias, *rest = toy.blend.sample(extra=True, bias=False)
+    x, *weights = (t.flatten()[:0].requires_grad_() for t in (x, *weights))
+    for i in (0, 1):
+        output = toy.blend(x, weights, bias, *rest, backend=TOY)[i]
+        assert output.requires_grad
+        for g in torch.autograd.grad(output.sum(), [x, *weights]):
+            assert g.shape == (0,)
+
+
+def test_tensors_that_outlived_a_transform(toy: Toy) -> None:
+    """They still lead autograd to what they were made of."""
+    x, weights, bias, *rest = toy.blend.sample()
+    x.requires_grad_()
+    found = []
+    for backend in (TOY, REFERENCE):
+        kept: list[Tensor] = []
+
+        def loss(t: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(t * 2)
+            return t.sum()
+
+        torch.func.grad(loss)(x)
+        y, _ = toy.blend(kept[0], weights, bias, *rest, backend=backend)
+        found.append(torch.autograd.grad(y.sum(), x))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_calls_of_other_types_and_lengths_have_plans_of_their_own(toy: Toy) -> None:
+    """What one call leaves behind does not serve another that is none of its kind."""
+    x, weights, bias, *rest = toy.blend.sample(levels=2)
+    toy.blend(x, weights, bias, *rest, backend=TOY)
+    kinds: list[Sequence[Tensor]] = [weights, tuple(weights), weights[:1], []]
+    for levels in kinds:
+        for b in (bias, None, torch.nn.Parameter(torch.randn(3, dtype=x.dtype))):
+            check_values(toy.blend, (x, levels, b, *rest), TOY)
+    for wrong in (weights[0], [weights[0], None], [weights], None):
+        with pytest.raises(
+            ArgumentError, match=r"(?s)\[toy_blend\] weights is .*, must be Tensor\[\]"
+        ):
+            toy.blend(x, wrong, bias, *rest, backend=TOY)
+    for count in (5, 7):
+        with pytest.raises(TypeError, match=f"got {count} arguments"):
+            toy.blend(*(x, weights, bias, *rest, None)[:count], backend=TOY)
+
+
 def test_backward_twice_and_freed_buffers(toy: Toy) -> None:
     args = toy.blend.sample()
     leaves = leaves_of(args)

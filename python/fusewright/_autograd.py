@@ -1,23 +1,20 @@
 """The autograd Functions of an `Op`.
 
-Two of them differ only in how autograd calls them: `eager` saves in its forward, which costs half
-of what `setup_context` does; `functorch` (torch.func.grad, vmap) needs `setup_context`. The
-gradient is a Function of its own, whose derivative comes from the reference.
+They differ only in how autograd calls them: `eager` is for speed; `traced` is what torch.compile
+can read; `functorch` (torch.func.grad, vmap) needs `setup_context`. The gradient is a Function of
+its own, whose derivative comes from the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from fusewright._derivative import Derivative, as_tuple
-
-if TYPE_CHECKING:
-    from fusewright._op import Op
+from fusewright._eager import eager, make_function
 
 # Tensors must be arguments of their own to a Function, so lists travel spread out, with their
 # lengths in front.
@@ -27,22 +24,22 @@ _LEADING = 2  # of the forward Functions: backend, lengths
 class Functions(NamedTuple):
     """What `Op` applies when a gradient is needed."""
 
-    eager: Any
+    eager: Callable[..., Any]
+    traced: Any
     functorch: Any
 
 
-def functions_of(op: Op) -> Functions | None:
-    """Build the Functions of `op`, or None where it has no gradient."""
-    if op.backward_signature is None:
-        return None
-    d = Derivative(op)
+def functions_of(d: Derivative) -> Functions:
+    """Build the Functions of the operator that `d` derives."""
+    gradient = _gradient(d, mapped=False)
     return Functions(
-        eager=_eager(d, _gradient(d, mapped=False)),
+        eager=eager(d, gradient),
+        traced=_traced(d, gradient),
         functorch=_functorch(d, _gradient(d, mapped=True)),
     )
 
 
-def _eager(d: Derivative, gradient: Any) -> Any:
+def _traced(d: Derivative, gradient: Any) -> Any:
     single = d.outputs == 1
 
     def forward(ctx: Any, backend: str, lengths: tuple[int, ...], *flat: Any) -> Any:
@@ -55,7 +52,7 @@ def _eager(d: Derivative, gradient: Any) -> Any:
     def backward(ctx: Any, *grads: Any) -> Any:
         return _backward(ctx, d, gradient, grads)
 
-    return _function(d.op.name, forward=forward, backward=backward)
+    return make_function(d.op.name, forward=forward, backward=backward)
 
 
 def _functorch(d: Derivative, gradient: Any) -> Any:
@@ -70,7 +67,7 @@ def _functorch(d: Derivative, gradient: Any) -> Any:
     def backward(ctx: Any, *grads: Any) -> Any:
         return _backward(ctx, d, gradient, grads)
 
-    return _function(
+    return make_function(
         f"{d.op.name}_functorch",
         vmap=True,
         forward=forward,
@@ -102,20 +99,13 @@ def _gradient(d: Derivative, mapped: bool) -> Any:
         )
         return (None, None, None, None, *of_grads, *[of_values[i] for i in layout.kept])
 
-    return _function(
+    return make_function(
         f"{d.op.name}_gradient",
         vmap=mapped,
         forward=forward,
         setup_context=setup_context,
         backward=backward,
     )
-
-
-def _function(name: str, vmap: bool = False, **methods: Callable[..., Any]) -> Any:
-    """An autograd Function of that name, which profilers and `grad_fn` then show."""
-    body = {key: staticmethod(method) for key, method in methods.items()}
-    meta: Any = type(Function)
-    return meta(name, (Function,), {"generate_vmap_rule": vmap, **body})
 
 
 def _save(

@@ -23,6 +23,11 @@ class Absent(NamedTuple):
     dtype: torch.dtype
     device: torch.device
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> Absent:
+        """What stands for `tensor`."""
+        return cls(tensor.shape, tensor.dtype, tensor.device)
+
     def materialize(self) -> Tensor:
         """A stand-in of the same shape that takes no memory."""
         return torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
@@ -143,7 +148,7 @@ class Derivative:
                 values[first] = returns[total]
         for i in layout.absent:
             if values[i] is not None:
-                values[i] = Absent(values[i].shape, values[i].dtype, values[i].device)
+                values[i] = Absent.of(values[i])
         return [values[i] for i in layout.kept], [values[i] for i in layout.others]
 
     @staticmethod

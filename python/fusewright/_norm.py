@@ -68,23 +68,27 @@ def check(
     activation: str,
 ) -> None:
     """Raise `ArgumentError` for arguments that are wrong on every backend."""
-    check_floating(op, "x", x)
-    if not 1 <= norm_dims <= x.dim():
-        fail(op, "x.dim()", x.dim(), f"be at least {max(norm_dims, 1)}")
-    shape = x.shape[x.dim() - norm_dims :]
+    shape = x.shape
+    if not x.dtype.is_floating_point:
+        check_floating(op, "x", x)
+    if not 1 <= norm_dims <= len(shape):
+        fail(op, "x.dim()", len(shape), f"be at least {max(norm_dims, 1)}")
+    trailing = shape[len(shape) - norm_dims :]
     for name, value in parameters.items():
         if value is None:
             continue
-        if value.shape != shape:
-            fail(op, f"{name}.shape", tuple(value.shape), f"be {tuple(shape)}")
-        check_floating(op, name, value)
+        if value.shape != trailing:
+            fail(op, f"{name}.shape", tuple(value.shape), f"be {tuple(trailing)}")
+        if not value.dtype.is_floating_point:
+            check_floating(op, name, value)
     if residual is not None:
-        if residual.shape != x.shape:
-            fail(op, "residual.shape", tuple(residual.shape), f"be {tuple(x.shape)} as x's")
+        if residual.shape != shape:
+            fail(op, "residual.shape", tuple(residual.shape), f"be {tuple(shape)} as x's")
         check_floating(op, "residual", residual)
     if not eps >= 0:  # NaN too
         fail(op, "eps", eps, "be >= 0")
-    activation_name(op, activation)
+    if activation not in ACTIVATIONS:
+        activation_name(op, activation)
 
 
 def supported(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> str | None:
@@ -92,8 +96,7 @@ def supported(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) ->
 
     The statistics have the precision of x, the gradient that of the sum, which is the residual's.
     """
-    wide = torch.float64
-    if residual is not None and (x.dtype is wide) is not (residual.dtype is wide):
+    if residual is not None and (x.dtype is torch.float64) != (residual.dtype is torch.float64):
         return f"its kernels add no {residual.dtype} residual to {x.dtype}"
     return supported_dtypes(x, residual, *parameters)
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
-from torch.compiler import is_compiling
+from torch import Tensor, is_grad_enabled
+from torch.compiler import is_dynamo_compiling
 
 from fusewright import _autograd, _registration, backends
 from fusewright._check import describe
+from fusewright._derivative import Derivative
+from fusewright._eager import Plan, unwrapped
 from fusewright._schema import Signature, cast, tensors_of
 from fusewright._warn import warn_user
 from fusewright.backends import REFERENCE, Backend
@@ -22,6 +24,8 @@ from fusewright.errors import UnsupportedError, fail
 OPS: dict[str, Op] = {}
 
 Reason = str | None
+
+_is_functorch_active = torch._C._are_functorch_transforms_active
 
 
 class Kernels(NamedTuple):
@@ -40,7 +44,7 @@ class Op:
         forward: the schema without the name, `(Tensor x, Tensor? weight, float eps) -> (Tensor y,
             Tensor rstd)`. The first argument is a tensor. The returns named in `outputs` are the
             user's; the others are kept for the backward. A kernel gives an output that this call
-            does not have as a tensor of shape (0,).
+            does not have, never the first, as a tensor of shape (0,); the user gets that, or None.
         backward: the schema of the gradient kernel, or None where there is no gradient. Its
             arguments are found by name: `grad_<output>` (`Tensor?`, None when unused), arguments
             and returns of the forward, and `int needs`, whose bit i asks for the i-th return. Its
@@ -85,38 +89,45 @@ class Op:
             Signature(f"{self.name}_backward", self.backward) if self.backward else None
         )
         self.kernels: dict[str, Kernels] = {}
+        self.direct: dict[str, Kernels] = {}  # the same, without the Python around them
         self._order: dict[str, list[str]] = {}  # device type -> backends, best first
         self._single = len(self.outputs) == 1
         self._warned: set[str] = set()
-        # argument types that passed the check -> where the tensors are
-        self._accepted: dict[tuple[type, ...], tuple[int, ...]] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}  # by lengths of lists and types, if right
         for backend in backends.installed().values():
             if backend.name in self.supports and backend.error is None:
                 self._attach(backend)
-        self.functions = _autograd.functions_of(self)
+        self._derivative = Derivative(self) if self.backward else None
+        self.functions = _autograd.functions_of(self._derivative) if self._derivative else None
 
     def __call__(self, *args: Any, backend: str | None = None) -> Any:
         """Run on the chosen backend; arguments in the order of the schema, none left out."""
-        device, requires_grad = self._inspect(args)
+        device, requires_grad, flat, plan = self._inspect(args)
         if self.check is not None:
             self.check(*args)
         if self.autocast is not None and device != "meta" and torch.is_autocast_enabled(device):
             args = cast(args, torch.get_autocast_dtype(device))
+            flat = self.signature.flatten(args)[1]
         chosen = self._choose(device, args, backend)
-        needs_grad = requires_grad and torch.is_grad_enabled()
-        if needs_grad and self.functions is None:
+        functions = self.functions
+        needs_grad = requires_grad and is_grad_enabled()
+        if needs_grad and functions is None:
             raise UnsupportedError(
                 f"[{self.name}] has no gradient: call it under torch.no_grad(), "
                 "or detach its arguments"
             )
         if chosen == REFERENCE:
             return self.reference(*args)
-        if self.functions is not None and torch._C._are_functorch_transforms_active():
-            returns = self._apply(self.functions.functorch, chosen, args)
-        elif self.functions is not None and needs_grad:
-            returns = self._apply(self.functions.eager, chosen, args)
+        if functions is not None and _is_functorch_active():
+            returns = self._apply(functions.functorch, chosen, args)
+        elif functions is None or not needs_grad:
+            kernels = self.kernels if plan is None else self.direct
+            returns = kernels[chosen].forward(*args)
+        elif plan is None:
+            returns = self._apply(functions.traced, chosen, args)
         else:
-            returns = self.kernels[chosen].forward(*args)
+            call = (chosen, plan, args, flat)
+            return functions.eager(call, *map(unwrapped, plan.tensors(flat)))
         if isinstance(returns, Tensor):
             return returns
         return returns[0] if self._single else returns[: len(self.outputs)]
@@ -207,39 +218,46 @@ class Op:
         self._warned.add(device)
         warn_user(text)
 
-    def _inspect(self, args: Sequence[Any]) -> tuple[str, bool]:
-        """Check types and devices; give the type of the device, and whether any requires a grad.
+    def _inspect(self, args: Sequence[Any]) -> tuple[str, bool, Sequence[Any], Plan | None]:
+        """Check types and devices. Every call pays for this, so it is written for speed.
 
-        Every call pays for this, so it is written for speed.
+        Returns:
+            The type of the device; whether any tensor requires a gradient; the arguments with
+            lists spread out; the plan, None while Dynamo reads this, which would guard on it.
         """
-        values = self.signature.with_items(args)
-        if is_compiling():  # a trace would guard on the memo
-            places = self._check_types(args, values)
+        flat: Sequence[Any] = args
+        key: tuple[Any, ...] = tuple(map(type, args))
+        if self.signature.has_lists:
+            lengths, flat = self.signature.flatten(args)
+            key = (*lengths, *map(type, flat))
+        if is_dynamo_compiling():
+            places, plan = self._check_types(args, flat), None
         else:
-            types = tuple(map(type, values))
-            places = self._accepted.get(types)  # type: ignore[assignment]
-            if places is None:
-                places = self._accepted[types] = self._check_types(args, values)
+            plan = self._plans.get(key)
+            if plan is None:
+                self._check_types(args, flat)
+                plan = self._plans[key] = Plan(self._derivative, *self.signature.flatten(args))
+            places = plan.places
         first = args[0]
-        on_cpu, requires_grad = first.is_cpu, False
+        device = None if first.is_cpu else first.device
+        requires_grad = False
         for i in places:
-            tensor = values[i]
+            tensor = flat[i]
             # is_cpu is a third of the cost of comparing devices
-            if tensor.is_cpu is not on_cpu or not (on_cpu or tensor.device == first.device):
+            if tensor.device != device if device is not None else not tensor.is_cpu:
                 self._fail_on_device(args)
-            if tensor.requires_grad:
-                requires_grad = True
-        return "cpu" if on_cpu else first.device.type, requires_grad
+            requires_grad = requires_grad or tensor.requires_grad
+        return "cpu" if device is None else device.type, requires_grad, flat, plan
 
-    def _check_types(self, args: Sequence[Any], values: Sequence[Any]) -> tuple[int, ...]:
-        """Raise unless every value fits its argument; give the places of tensors in `values`."""
+    def _check_types(self, args: Sequence[Any], flat: Sequence[Any]) -> list[int]:
+        """Raise unless every value fits its argument; give the places of tensors in `flat`."""
         signature = self.signature
         if len(args) != len(signature.arguments):
             raise TypeError(f"[{self.name}] takes {signature.text}, got {len(args)} arguments")
         for argument, value in zip(signature.arguments, args, strict=True):
             if not argument.accepts(value):
                 fail(self.name, argument.name, describe(value), f"be {argument.type}")
-        return tuple(i for i, value in enumerate(values) if isinstance(value, Tensor))
+        return [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
 
     def _fail_on_device(self, args: Sequence[Any]) -> NoReturn:
         first = self.signature.names[0]
@@ -256,30 +274,17 @@ class Op:
 
     def _attach(self, backend: Backend) -> None:
         """Define the schemas in the backend's namespace; its library holds the implementations."""
-        forward = self._define(backend, self.signature, self.fake)
+        forward = _registration.define(backend, self.signature, self.fake)
         backward = None
         if self.backward_signature is not None:
             fake = self.fake_backward or _registration.default_fake_backward(self)
-            backward = self._define(backend, self.backward_signature, fake)
+            backward = _registration.define(backend, self.backward_signature, fake)
         if forward is None or (self.backward_signature is not None and backward is None):
             return
         self.kernels[backend.name] = Kernels(forward, backward)
+        self.direct[backend.name] = Kernels(*map(_registration.direct, (forward, backward)))
         for device in backend.devices:
             self._order.setdefault(device, []).append(backend.name)
-
-    @staticmethod
-    def _define(backend: Backend, signature: Signature, fake: Callable[..., Any]) -> Any:
-        name = signature.text.split("(")[0]
-        backend.library.define(signature.text)
-        has = torch._C._dispatch_has_kernel_for_dispatch_key
-        if not has(f"{backend.namespace}::{name}", backend.dispatch_key):
-            return None
-        overload = getattr(getattr(torch.ops, backend.namespace), name).default
-        torch.library.register_fake(overload, fake, lib=backend.library)
-        if not signature.mutable:
-            rule = _registration.loop_vmap_rule(overload)
-            torch.library.register_vmap(overload, rule, lib=backend.library)
-        return overload
 
 
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -288,7 +293,8 @@ _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.
 def supported_dtypes(*args: Any) -> Reason:
     """The rule of `Op.supports` for kernels that take fp32, fp64, bf16 and fp16."""
     for value in args:
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        if is_float and value.dtype not in _KERNEL_DTYPES:
+        if value is None or not isinstance(value, Tensor) or value.dtype in _KERNEL_DTYPES:
+            continue
+        if value.is_floating_point():
             return f"its kernels take fp32, fp64, bf16 and fp16, not {value.dtype}"
     return None

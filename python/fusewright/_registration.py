@@ -12,6 +12,27 @@ from fusewright._derivative import GRAD, NEEDS
 
 if TYPE_CHECKING:
     from fusewright._op import Op
+    from fusewright._schema import Signature
+    from fusewright.backends import Backend
+
+
+def define(backend: Backend, signature: Signature, fake: Callable[..., Any]) -> Any:
+    """Define the schema in the backend's namespace; None if its library has no kernel for it."""
+    name = signature.text.split("(")[0]
+    backend.library.define(signature.text)
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not has(f"{backend.namespace}::{name}", backend.dispatch_key):
+        return None
+    overload = getattr(getattr(torch.ops, backend.namespace), name).default
+    torch.library.register_fake(overload, fake, lib=backend.library)
+    if not signature.mutable:
+        torch.library.register_vmap(overload, loop_vmap_rule(overload), lib=backend.library)
+    return overload
+
+
+def direct(overload: Any) -> Any:
+    """What an `OpOverload` calls and nothing else, where this torch has it by that name."""
+    return getattr(overload, "_op", overload)
 
 
 def default_fake_backward(op: Op) -> Callable[..., Any]:

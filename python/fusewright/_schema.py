@@ -59,23 +59,20 @@ class Signature:
         self.names = tuple(a.name for a in self.arguments)
         self.returns = tuple(Argument(r.name, _type_text(r)) for r in parsed.returns)
         self.mutable = parsed.is_mutable
-        self.list_places = tuple(i for i, a in enumerate(self.arguments) if a.is_list)
-        self.has_lists = bool(self.list_places)
-
-    def with_items(self, args: Sequence[Any]) -> Sequence[Any]:
-        """The arguments, and behind them what is in the lists."""
-        if not self.has_lists:
-            return args
-        lists = [args[i] for i in self.list_places if i < len(args)]
-        return [*args, *(t for v in lists if isinstance(v, (list, tuple)) for t in v)]
+        self.has_lists = any(a.is_list for a in self.arguments)
 
     def flatten(self, args: Sequence[Any]) -> tuple[tuple[int, ...], Sequence[Any]]:
-        """The lengths of the tensor lists, and the arguments with those lists spread out."""
-        if not self.has_lists:
+        """The lengths of the tensor lists, and the arguments with those lists spread out.
+
+        What is no list though it should be stays as it is, and so do arguments of a wrong number:
+        `Op` checks both after this.
+        """
+        if not self.has_lists or len(args) != len(self.arguments):
             return (), args
-        lengths, flat = [], []
+        lengths: list[int] = []
+        flat: list[Any] = []
         for argument, value in zip(self.arguments, args, strict=True):
-            if argument.is_list:
+            if argument.is_list and isinstance(value, (list, tuple)):
                 lengths.append(len(value))
                 flat.extend(value)
             else:

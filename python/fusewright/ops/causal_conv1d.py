@@ -91,7 +91,8 @@ def _check(
     op = "causal_conv1d"
     if x.dim() != 3:
         fail(op, "x.dim()", x.dim(), "be 3: (batch, channels, length)")
-    check_floating(op, "x", x)
+    if not x.dtype.is_floating_point:
+        check_floating(op, "x", x)
     batch, channels, length = x.shape
     check_filter(op, weight, bias, channels)
     if seq_idx is not None:
@@ -108,14 +109,28 @@ def _check(
 
 def check_filter(op: str, weight: Tensor, bias: Tensor | None, channels: int) -> None:
     """The checks of weight and bias that the causal convolutions share."""
-    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
-        fail(op, "weight.shape", tuple(weight.shape), f"be ({channels}, width) with width >= 1")
-    check_floating(op, "weight", weight)
+    shape = weight.shape
+    if len(shape) != 2 or shape[0] != channels or shape[1] < 1:
+        fail(op, "weight.shape", tuple(shape), f"be ({channels}, width) with width >= 1")
+    if not weight.dtype.is_floating_point:
+        check_floating(op, "weight", weight)
     if bias is None:
         return
     if bias.shape != (channels,):
         fail(op, "bias.shape", tuple(bias.shape), f"be ({channels},)")
-    check_floating(op, "bias", bias)
+    if not bias.dtype.is_floating_point:
+        check_floating(op, "bias", bias)
+
+
+def _supports(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    *_: Any,
+) -> str | None:
+    return supported_dtypes(x, weight, bias, initial_states)
 
 
 def _check_out(x: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -176,12 +191,7 @@ CAUSAL_CONV1D = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    supports={
-        "cpu": supported_dtypes,
-        "cuda": supported_dtypes,
-        "metal": supported_dtypes,
-        "triton": supported_dtypes,
-    },
+    supports={"cpu": _supports, "cuda": _supports, "metal": _supports, "triton": _supports},
     sample=_sample,
 )
 

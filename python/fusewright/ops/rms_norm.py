@@ -12,6 +12,7 @@ from fusewright._op import Op
 from fusewright.errors import fail
 
 CASTING = {"fp32": False, "llama": True}
+_CASTINGS = tuple(CASTING)  # also finds what has no hash
 
 
 def _reference(
@@ -127,7 +128,7 @@ def rms_norm(
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019; the casting
     orders are those of LlamaRMSNorm and GemmaRMSNorm in transformers.
     """
-    if casting not in tuple(CASTING):  # also of what has no hash
+    if casting not in _CASTINGS:
         fail("rms_norm", "casting", repr(casting), "be 'fp32' or 'llama'")
     dims = 1 if normalized_shape is None else _norm.dims_of("rms_norm", x, normalized_shape)
     y, total = RMS_NORM(
