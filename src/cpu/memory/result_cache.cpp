@@ -23,14 +23,16 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
 namespace fusewright::cpu {
 namespace {
 
-constexpr size_t kStep = size_t{2} << 20;  // a huge page, of which blocks are multiples
+constexpr size_t kStep = size_t{2} << 20;   // a huge page, of which blocks are multiples
+constexpr size_t kHot = size_t{256} << 20;  // of the newest blocks, kept from the system
 constexpr size_t kDefaultLimit = 1'000'000'000;
 
 // A mapping: a result's, or one of the cache's.
 struct Block {
     char* data;
     size_t bytes;
-    unsigned forks;  // of the process, before it was mapped
+    unsigned forks;        // of the process, before it was mapped
+    bool offered = false;  // to the system, which may have taken its pages
     Block* older = nullptr;
 };
 
@@ -62,7 +64,7 @@ void unmap(Block* newest) {
 class Attempt {
   public:
     explicit Attempt(std::mutex& mutex) : mutex_(mutex) {
-        for (int i = 0; i < 100 && !(held_ = mutex_.try_lock()); ++i) sched_yield();
+        for (int i = 0; i < 1000 && !(held_ = mutex_.try_lock()); ++i) sched_yield();
     }
     ~Attempt() {
         if (held_) mutex_.unlock();
@@ -97,15 +99,12 @@ class ResultCache {
     void give(Block* block) {
         // A fork splits huge pages for good: such a block is slower than a new one.
         if (block->bytes > limit_ || block->forks != forks_) return unmap(block);
-        // The system may take the pages when memory is short. They stay until then, and writing
-        // to them takes them back without a fault.
-        madvise(block->data, block->bytes, MADV_FREE);
         Block* dropped = block;
         if (const Attempt lock(mutex_); lock) {
             block->older = newest_;
             newest_ = block;
-            kept_ += block->bytes;
             dropped = cut(limit_);
+            offer_cold();
         }
         unmap(dropped);
     }
@@ -149,6 +148,7 @@ class ResultCache {
         Block* const block = *best;
         *best = block->older;
         block->older = nullptr;
+        block->offered = false;
         kept_ -= block->bytes;
         return block;
     }
@@ -165,6 +165,19 @@ class ResultCache {
         *at = nullptr;
         kept_ = sum;
         return dropped;
+    }
+
+    // Lets the system take the pages of what lies behind the newest blocks when memory is short.
+    // They stay until then, and writing to them takes them back without a fault; but to say so
+    // interrupts every core, which a block that is soon taken again is spared.
+    void offer_cold() {
+        size_t sum = 0;
+        for (Block* block = newest_; block != nullptr; block = block->older) {
+            sum += block->bytes;
+            if (sum <= kHot || block->offered) continue;
+            madvise(block->data, block->bytes, MADV_FREE);
+            block->offered = true;
+        }
     }
 
     std::mutex mutex_;
