@@ -2,9 +2,9 @@
 
 On Linux, with torch 2.11 and later, the memory of a freed result of 8 MiB and more is kept for the
 next results, as torch keeps that of a GPU: what the system maps anew it has to clear, which takes
-longer than most kernels. All but the newest 256 MiB of it the system may take when it runs short, and
-a fork gives all of it back. `FUSEWRIGHT_CPU_CACHE_MB` is how much is kept, 1000 if unset; 0 leaves
-all results to torch's allocator. The storage of a kept result can't be resized.
+longer than most kernels. All but the newest 256 MiB of it the system may take when it runs short,
+and a fork gives all of it back. `FUSEWRIGHT_CPU_CACHE_MB` is how much is kept, 1000 if unset; 0
+leaves all results to torch's allocator. The storage of such a result can't be resized.
 """
 
 from __future__ import annotations

@@ -134,15 +134,20 @@ class ResultCache {
             nullptr, nullptr);
     }
 
-    // The smallest block that is at most an eighth larger than wanted, of these the newest.
+    // The smallest block that is at most an eighth larger than wanted, of several the first in
+    // memory: a program that repeats its calls then finds each result where it was, and what the
+    // caches still hold of it.
     Block* find(size_t wanted) {
         const Attempt lock(mutex_);
         if (!lock) return nullptr;
         Block** best = nullptr;
         for (Block** at = &newest_; *at != nullptr; at = &(*at)->older) {
-            const size_t bytes = (*at)->bytes;
-            const bool fits = wanted <= bytes && bytes <= wanted + wanted / 8;
-            if (fits && (best == nullptr || bytes < (*best)->bytes)) best = at;
+            const Block& block = **at;
+            if (block.bytes < wanted || block.bytes > wanted + wanted / 8) continue;
+            if (best == nullptr || block.bytes < (*best)->bytes ||
+                (block.bytes == (*best)->bytes && block.data < (*best)->data)) {
+                best = at;
+            }
         }
         if (best == nullptr) return nullptr;
         Block* const block = *best;
