@@ -94,6 +94,7 @@ def test_smaller_results_are_torchs(rows: int) -> None:
 
 LARGE: dict[str, Callable[[], tuple[Callable[..., Any], list[Tensor]]]] = {
     "rms_norm": lambda: (fw.rms_norm, [torch.randn(ROWS, COLUMNS), torch.randn(COLUMNS)]),
+    "rms_norm, odd rows": lambda: (fw.rms_norm, [torch.randn(2101, 1027), torch.randn(1027)]),
     "rms_norm with residual": lambda: (
         lambda x, w, r: fw.rms_norm(x, w, residual=r),
         [torch.randn(ROWS, COLUMNS), torch.randn(COLUMNS), torch.randn(ROWS, COLUMNS)],
