@@ -28,7 +28,8 @@ add_custom_target(cpu_registration DEPENDS ${cpu_generated}/prototypes.h
                                            ${cpu_generated}/register.cpp)
 
 add_library(fusewright_cpu SHARED ${cpu_generated}/register.cpp
-                                  ${PROJECT_SOURCE_DIR}/src/cpu/isa/isa.cpp)
+                                  ${PROJECT_SOURCE_DIR}/src/cpu/isa/isa.cpp
+                                  ${PROJECT_SOURCE_DIR}/src/cpu/memory/result_cache.cpp)
 target_compile_definitions(fusewright_cpu PRIVATE FW_ISA=baseline)
 foreach(isa ${cpu_isas})
   add_library(cpu_${isa} OBJECT ${cpu_kernels})
@@ -51,7 +52,7 @@ if(WIN32)
   # what is exported says so itself
   set_target_properties(fusewright_cpu PROPERTIES PREFIX "")
 elseif(NOT APPLE)
-  file(WRITE ${cpu_generated}/exports.map "{ global: fusewright_build_info; local: *; };\n")
+  file(WRITE ${cpu_generated}/exports.map "{ global: fusewright_*; local: *; };\n")
   target_link_options(fusewright_cpu PRIVATE -Wl,--version-script=${cpu_generated}/exports.map)
 endif()
 set_target_properties(fusewright_cpu PROPERTIES

@@ -1,8 +1,9 @@
-// Fresh memory for large results.
+// Memory for large results.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/memory/result_cache.h"
 #include "cpu/tensor.h"
 
 #if defined(__linux__)
@@ -50,8 +51,36 @@ inline void prefer_huge_pages(const Tensor& t) {
 // there already.
 inline bool worth_streaming(const Tensor& t) { return bytes_of(t) >= kLarge && in_used_memory(t); }
 
+inline bool is_large(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape) {
+    size_t bytes = like.element_size();
+    for (const int64_t size : shape) {  // what overflows is torch's to refuse
+        if (__builtin_mul_overflow(bytes, static_cast<size_t>(size), &bytes)) return false;
+    }
+    return bytes >= kLarge;
+}
+
+// A dense tensor of the dtype of `like` in memory that the process keeps; nothing where torch's
+// allocator has to serve.
+inline std::optional<Tensor> from_cache(const Tensor& like,
+                                        torch::headeronly::IntHeaderOnlyArrayRef shape,
+                                        torch::headeronly::IntHeaderOnlyArrayRef strides) {
+    size_t bytes = like.element_size();
+    for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+    int32_t dtype;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    const AtenTensorHandle handle = cached_result(bytes, static_cast<int64_t>(shape.size()),
+                                                  shape.data(), strides.data(), dtype);
+    return handle == nullptr ? std::nullopt : std::optional(Tensor(handle));
+}
+
 inline Tensor fresh(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef shape,
                     std::optional<ScalarType> dtype = std::nullopt) {
+    if (is_large(x, shape) && (!dtype.has_value() || *dtype == x.scalar_type())) {
+        std::vector<int64_t> strides(shape.size());
+        int64_t elements = 1;
+        for (size_t d = shape.size(); d-- > 0; elements *= shape[d]) strides[d] = elements;
+        if (auto kept = from_cache(x, shape, strides)) return *kept;
+    }
     Tensor t = fusewright::fresh(x, shape, dtype);
     prefer_huge_pages(t);
     return t;
@@ -59,6 +88,18 @@ inline Tensor fresh(const Tensor& x, torch::headeronly::IntHeaderOnlyArrayRef sh
 
 // With the strides of x, as torch.empty_like.
 inline Tensor fresh_like(const Tensor& x) {
+    if (x.is_contiguous()) return fresh(x, x.sizes());
+    if (is_large(x, x.sizes())) {
+        // Which strides these are torch says itself, of a tensor without memory.
+        int32_t dtype;
+        AtenTensorHandle handle;
+        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+        STABLE_TORCH_ERROR_CODE_CHECK(
+            aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), dtype,
+                                     aoti_torch_device_type_meta(), -1, &handle));
+        const Tensor meta = torch::stable::empty_like(Tensor(handle));
+        if (auto kept = from_cache(x, meta.sizes(), meta.strides())) return *kept;
+    }
     Tensor t = fusewright::fresh_like(x);
     prefer_huge_pages(t);
     return t;

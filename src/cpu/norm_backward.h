@@ -125,6 +125,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         const bool scattered = out && out->tensor.data_ptr() != dx.data_ptr();
         Tensor dense = scattered ? as_contiguous(dx) : dx;
         if (scattered) out.emplace(dense, o.norm_dims);
+        const bool stream = out && out->step == 1 && !scattered && worth_streaming(dx);
         const bool same_type = dy && dy->tensor.scalar_type() == x.scalar_type();
         const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(64, in.rows / 8));
         std::vector<AffineSums<A>> sums(blocks, AffineSums<A>(n));
@@ -162,10 +163,17 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                             load_any(dtotal, r, row.data());
                             for (int64_t i = 0; i < n; ++i) g[i] += row[i];
                         }
-                        store_row(g.data(), out->step, n,
-                                  out->tensor.template mutable_data_ptr<T>() + out->offset(r));
+                        T* const to = out->tensor.template mutable_data_ptr<T>() + out->offset(r);
+                        if (!stream) {
+                            store_row(g.data(), out->step, n, to);
+                            continue;
+                        }
+                        for_lanes<A>(n, [&](int64_t i, auto lanes) {
+                            store_lanes(to + i, load_lanes(&g[i], lanes), lanes, true);
+                        });
                     }
                 }
+                stream_fence();
             });
         });
         if (scattered) torch::stable::copy_(dx, dense);

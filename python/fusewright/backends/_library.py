@@ -63,6 +63,13 @@ class KernelLibrary:
         lines = info().decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
+    def call(self, name: str, *arguments: int) -> int:
+        """A function of the library that takes and returns 64-bit integers."""
+        function = getattr(ctypes.CDLL(str(self.path)), name)
+        function.argtypes = [ctypes.c_int64] * len(arguments)
+        function.restype = ctypes.c_int64
+        return int(function(*arguments))
+
 
 def reinstall(distribution: str) -> str:
     """The command that brings the files of an installed distribution anew."""

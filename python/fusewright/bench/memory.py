@@ -2,8 +2,8 @@
 
 On the CPU nobody keeps a high-water mark: the resident set grows by whole heaps and shrinks when
 it pleases. So one call runs under torch's profiler, which records every allocation of torch's
-allocator in order. That is what tensors take; scratch that a library gets from malloc is not in
-it.
+allocator in order, and without the CPU backend's cache of results, so that theirs are among them.
+That is what tensors take; scratch that a library gets from malloc is not in it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fusewright.backends import cpu
+
 
 def peak_mb(call: Callable[[], Any], device: torch.device) -> float:
     """The most MB (10⁶ bytes) that are allocated at once during the call, beyond what was before.
@@ -33,7 +35,9 @@ def peak_mb(call: Callable[[], Any], device: torch.device) -> float:
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     held = peak = 0
-    for size in _allocations(call):
+    with _no_cache():
+        sizes = _allocations(call)
+    for size in sizes:
         held += size
         peak = max(peak, held)
     return peak / 1e6
@@ -50,6 +54,20 @@ def _allocations(call: Callable[[], Any]) -> list[int]:
         events = json.loads(trace.read_text())["traceEvents"]
     memory = [e for e in events if e["name"] == "[memory]"]
     return [e["args"]["Bytes"] for e in sorted(memory, key=lambda e: e["ts"])]
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """Every result comes from torch's allocator."""
+    if cpu.BACKEND.error is not None:
+        yield
+        return
+    limit = cpu.cache_limit()
+    cpu.set_cache_limit(0)
+    try:
+        yield
+    finally:
+        cpu.set_cache_limit(limit)
 
 
 @contextlib.contextmanager

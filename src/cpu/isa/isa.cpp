@@ -6,12 +6,11 @@
 #include <initializer_list>
 #include <string>
 
+#include "cpu/export.h"
+
 #if defined(_WIN32)
 #include <immintrin.h>
 #include <intrin.h>
-#define FW_EXPORT __declspec(dllexport)
-#else
-#define FW_EXPORT __attribute__((visibility("default")))
 #endif
 
 namespace fusewright::cpu {
@@ -77,7 +76,7 @@ Isa chosen_isa() {
 }  // namespace fusewright::cpu
 
 // Read by the Python side, through ctypes, for `fusewright doctor`.
-extern "C" FW_EXPORT const char* fusewright_build_info() {
+FW_EXPORT const char* fusewright_build_info() {
     using namespace fusewright::cpu;
     static const std::string info =
         std::string("version=" FUSEWRIGHT_VERSION "\ncompiler=" __VERSION__ "\nisa=") +
