@@ -30,8 +30,9 @@ from fusewright.backends.triton._wtconv_shapes import (
 )
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
 
-# The largest filters that are unrolled, and how many weights or sums a thread holds in registers.
-_UNROLLED, _HELD, _SUMS = 7, 125, 100
+# The largest filters that are unrolled, less with channels last, where every thread has weights of
+# its own; and how many weights or sums a thread holds in registers.
+_UNROLLED, _UNROLLED_LAST, _HELD, _SUMS = 7, 5, 125, 100
 
 
 def forward(
@@ -162,7 +163,7 @@ def _level(
     pad: int,
     flip: bool,
 ) -> None:
-    """One level, by columns unless its filters are so large that unrolled they'd compile long."""
+    """One level, by columns unless unrolling its filters takes long and gains nothing."""
     dims = image.dim() - 2
     half = halves(image)
     options = {
@@ -175,7 +176,7 @@ def _level(
         "num_warps": 4,
     }
     places = (*strides(image), *strides(out))
-    if size > _UNROLLED:
+    if size > (_UNROLLED_LAST if is_last(image) else _UNROLLED):
         block = blocks(image, half)
         kernel(fw_wt_large)[(programs(image, half, block),)](
             image, deeper, out, *parameters, *sizes(image), *places, **options, **block
