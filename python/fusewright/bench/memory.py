@@ -47,8 +47,10 @@ def _allocations(call: Callable[[], Any]) -> list[int]:
     """The bytes of every allocation, and of every release negative, in order."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
+        cpu_only = [ProfilerActivity.CPU]
         with _silent_stderr():
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            # acc_events: without it torch 2.11 warns that it will forget other cycles
+            with profile(activities=cpu_only, profile_memory=True, acc_events=True) as profiler:
                 call()
             profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]

@@ -26,6 +26,7 @@ from fusewright.backends.triton._wtconv_shapes import (
     programs,
     sizes,
     strides,
+    walking_blocks,
     whole,
 )
 from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
@@ -183,7 +184,7 @@ def _level(
         )
         return
     height = half[0] if dims == 2 else 1
-    block = blocks(image, [image.shape[0], half[-1]], tile=128)
+    block = walking_blocks(image, [image.shape[0], half[-1]])
     tiles = triton.cdiv(image.shape[0] * half[-1], block["BLOCK_P"])
     columns = tiles * triton.cdiv(image.shape[1], block["BLOCK_C"])
     # a walk of fewer rows reads more above and below of what it computes
@@ -225,7 +226,7 @@ def _filter_gradients(
     extent = list(x.shape[2:]) if is_base else halves(x)
     height = extent[0] if dims == 2 else 1
     tap_rows = rows if bands * rows * size <= _SUMS else 1
-    block = blocks(x, [x.shape[0], extent[-1]], tile=128)
+    block = walking_blocks(x, [x.shape[0], extent[-1]])
     tiles = triton.cdiv(x.shape[0] * extent[-1], block["BLOCK_P"])
     groups = triton.cdiv(channels, block["BLOCK_C"]) * (rows // tap_rows)
     filling = triton.cdiv(4 * processors(x), groups)

@@ -27,15 +27,21 @@ def halves(image: Tensor) -> list[int]:
     return [-(-size // 2) for size in image.shape[2:]]
 
 
-def blocks(image: Tensor, sizes: Sequence[int], tile: int = 512) -> dict[str, int]:
+def blocks(image: Tensor, sizes: Sequence[int]) -> dict[str, int]:
     """Channels and positions of a program, the more of what is dense in memory."""
     positions = power_of_2(product(sizes))
     channels = power_of_2(image.shape[1])
     if is_last(image):
         wide = min(channels, 32)
-        return {"BLOCK_C": wide, "BLOCK_P": min(positions, tile // wide)}
-    long = min(positions, tile)
-    return {"BLOCK_C": min(channels, tile // long), "BLOCK_P": long}
+        return {"BLOCK_C": wide, "BLOCK_P": min(positions, 512 // wide)}
+    long = min(positions, 512)
+    return {"BLOCK_C": min(channels, 512 // long), "BLOCK_P": long}
+
+
+def walking_blocks(image: Tensor, sizes: Sequence[int]) -> dict[str, int]:
+    """The same for a program that walks down columns: the filters of one channel are scalars."""
+    wide = min(power_of_2(image.shape[1]), 32) if is_last(image) else 1
+    return {"BLOCK_C": wide, "BLOCK_P": min(power_of_2(product(sizes)), 128 // wide)}
 
 
 def programs(image: Tensor, sizes: Sequence[int], block: dict[str, int]) -> int:
