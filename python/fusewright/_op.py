@@ -142,7 +142,7 @@ class Op:
         self._inspect(args)
         if self.check is not None:
             self.check(*args)
-        forced: Any = backend if backend is not None else backends.override.name
+        forced: Any = backend if backend is not None else backends.forced()
         if isinstance(forced, Inquiry):
             raise forced.plain(self, reason)
         if forced not in (None, REFERENCE):
@@ -169,7 +169,7 @@ class Op:
         return REFERENCE, served
 
     def _choose(self, device: str, args: Sequence[Any], asked: str | None) -> str:
-        forced: Any = asked if asked is not None else backends.override.name
+        forced: Any = asked if asked is not None else backends.forced()
         if forced is None:
             chosen, served = self._default(device, args)
             if not served:

@@ -18,6 +18,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
+from torch.torch_version import TorchVersion
 
 from fusewright.errors import ArgumentError, BackendLoadError, BackendNotBuiltError
 
@@ -25,17 +27,23 @@ ENTRY_POINTS = "fusewright.backends"
 REFERENCE = "reference"
 
 
-class _Override(threading.local):
-    """The backend that this thread forces, None for the default choice.
-
-    Thread-local as torch's own modes are; torch.compile guards on it, which it can't on a
-    ContextVar.
-    """
-
+class _Override:
     name: Any = os.environ.get("FUSEWRIGHT_BACKEND") or None
 
 
-override = _Override()
+class _ThreadOverride(_Override, threading.local):
+    """Of each thread, as torch's own modes are."""
+
+
+override = _ThreadOverride()
+# What torch.compile guards on, which before torch 2.13 does not see what is thread-local: there it
+# is what any thread forced last.
+_traced: _Override = override if TorchVersion(torch.__version__) >= "2.13" else _Override()
+
+
+def forced() -> Any:
+    """The backend that is forced, or an `Inquiry` of `explain`; None for the default choice."""
+    return _traced.name if is_dynamo_compiling() else override.name
 
 
 @dataclass(eq=False)
@@ -148,8 +156,8 @@ def use_backend(name: str | None) -> Iterator[None]:
     if name is not None:
         check_name(name)
     before = override.name
-    override.name = name
+    override.name = _traced.name = name
     try:
         yield
     finally:
-        override.name = before
+        override.name = _traced.name = before
