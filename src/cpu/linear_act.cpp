@@ -98,6 +98,41 @@ void few_rows(Activation activation, const Tensor& x, const Tensor& weight,
     });
 }
 
+// grad weight for few rows. A thread has a part of the inner dimension, for which it goes through
+// all of the weight's rows.
+Tensor few_rows_gradient(const Tensor& grad, const Tensor& weight) {
+    constexpr int panel = FewRows::panel;
+    const int64_t rows = grad.size(0), columns = weight.size(0), inner = weight.size(1);
+    const Tensor dx = fresh(grad, {rows, inner});
+    const float* dy = grad.const_data_ptr<float>();
+    const float* w = weight.const_data_ptr<float>();
+    float* out = dx.mutable_data_ptr<float>();
+    constexpr int64_t part = 64;  // columns: whole lines
+    constexpr int64_t run_length = 2048;
+    const int64_t grain = kFewRowsGrain / (rows * columns * part) + 1;
+    torch::stable::parallel_for(
+        0, (inner + part - 1) / part, grain, [&](int64_t begin, int64_t end) {
+            const int64_t first = begin * part, last = std::min(end * part, inner);
+            const FewRows p{rows, columns, last - first, w + first, weight.stride(0)};
+            auto total = zero_rows(p);
+            Vec<float> factors[FewRows::most];
+            for (int64_t run = 0; run < columns;
+                 run += run_length) {  // the fewer sums, the less rounding
+                auto sums = zero_rows(p);
+                for (int64_t n = run; n < std::min(run + run_length, columns); n += panel) {
+                    const int count = static_cast<int>(std::min<int64_t>(panel, columns - n));
+                    for (int64_t m = 0; m < rows; ++m) {
+                        factors[m] = load_n<float>(dy + m * columns + n, count);
+                    }
+                    add_panel(p, factors, n, sums.data());
+                }
+                for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
+            }
+            unpack_rows(p, total.data(), out + first, inner);
+        });
+    return dx;
+}
+
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
     using torch::stable::detail::from;
     std::vector<int64_t> shape = shape_of(x);
@@ -239,7 +274,10 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Tensor flat = torch::stable::view(dpre, {rows, columns});
     Tensor dx = none_like(x), dweight = none_like(x), dbias = none_like(x);
     if (needs & 1) {
-        dx = gradient_like(x, torch::stable::view(product(flat, w), shape_of(x)));
+        // A smaller weight stays in the caches, where torch's product is as fast.
+        const bool few = few_rows_serve(flat, w) && bytes_of(w) >= 4 * kLarge;
+        const Tensor result = few ? few_rows_gradient(flat, w) : product(flat, w);
+        dx = gradient_like(x, torch::stable::view(result, shape_of(x)));
     }
     if (needs & 2) {
         const Tensor flat_x = torch::stable::reshape(x, {rows, inner});

@@ -40,19 +40,39 @@ FW_INLINE void for_tiles(int64_t begin, int64_t end, F&& f) {
     if constexpr (most > 1) for_tiles<most / 2>(begin, end, f);
 }
 
-// x block by block, each with all its rows, the last one filled up with zeros. Rows that lie a
-// power of two apart would push each other out of the cache.
-inline std::vector<Vec<float>> pack_rows(const FewRows& p, const float* x, int64_t stride,
-                                         int64_t step) {
-    const int64_t block = p.block(), blocks = (p.inner + block - 1) / block;
-    std::vector<Vec<float>> packed(p.rows * blocks * block / FewRows::lanes);
-    float* to = reinterpret_cast<float*>(packed.data());
-    for (int64_t k = 0; k < p.inner; k += block) {
-        for (int64_t m = 0; m < p.rows; ++m, to += block) {
-            load_row(x + m * stride + k * step, step, std::min(block, p.inner - k), to);
+// Rows are packed block by block, each with all of them, the last one filled up with zeros: rows
+// that lie a power of two apart would push each other out of the cache.
+inline std::vector<Vec<float>> zero_rows(const FewRows& p) {
+    const int64_t blocks = (p.inner + p.block() - 1) / p.block();
+    return std::vector<Vec<float>>(p.rows * blocks * p.block() / FewRows::lanes);
+}
+
+// f(where the part of a row lies, where it lies packed, its size)
+template <class F>
+void for_packed(const FewRows& p, int64_t stride, int64_t step, F&& f) {
+    int64_t at = 0;
+    for (int64_t k = 0; k < p.inner; k += p.block()) {
+        for (int64_t m = 0; m < p.rows; ++m, at += p.block()) {
+            f(m * stride + k * step, at, std::min(p.block(), p.inner - k));
         }
     }
+}
+
+inline std::vector<Vec<float>> pack_rows(const FewRows& p, const float* x, int64_t stride,
+                                         int64_t step) {
+    auto packed = zero_rows(p);
+    float* to = reinterpret_cast<float*>(packed.data());
+    for_packed(p, stride, step, [&](int64_t from, int64_t at, int64_t size) {
+        load_row(x + from, step, size, to + at);
+    });
     return packed;
+}
+
+inline void unpack_rows(const FewRows& p, const Vec<float>* packed, float* out, int64_t stride) {
+    const float* from = reinterpret_cast<const float*>(packed);
+    for_packed(p, stride, 1, [&](int64_t to, int64_t at, int64_t size) {
+        store_row(from + at, 1, size, out + to);
+    });
 }
 
 // sums[m][c] += x[m] · w[c] in lanes; asks for the lines at `next`, which are wanted soon.
@@ -86,14 +106,40 @@ void add_products(const float* x, int64_t stride, const float* const* w, const f
     }
 }
 
-// The products of all packed rows of x with the weight's rows from n: sums[m][c], still in lanes.
-inline void panel_products(const FewRows& p, const Vec<float>* packed, int64_t n,
-                           Vec<float>* sums) {
+// out[m] += sum over c of factors[m][c] w[c]; `next` as above.
+template <int down>
+void add_multiples(float* out, int64_t stride, const float* const* w, const float* next, int64_t n,
+                   const float* factors) {
+    constexpr int across = FewRows::across;
+    Vec<float>::native left[down][across];
+#pragma GCC unroll 4
+    for (int m = 0; m < down; ++m) {
+#pragma GCC unroll 4
+        for (int c = 0; c < across; ++c) left[m][c] = Vec<float>(factors[m * FewRows::panel + c]).v;
+    }
+    for (int64_t k = 0; k < n; k += FewRows::lanes) {
+        Vec<float>::native right[across];
+#pragma GCC unroll 4
+        for (int c = 0; c < across; ++c) right[c] = load<float>(w[c] + k).v;
+        __builtin_prefetch(next + k);
+#pragma GCC unroll 4
+        for (int m = 0; m < down; ++m) {
+            auto sum = left[m][0] * right[0];
+#pragma GCC unroll 4
+            for (int c = 1; c < across; ++c) sum += left[m][c] * right[c];
+            store(out + m * stride + k, load<float>(out + m * stride + k) + Vec<float>(sum));
+        }
+    }
+}
+
+// f(m, down, c, offset, w, next, size) for what the weight's rows from n have to do with tiles of
+// `down` packed rows; `size` is of whole vectors, the last one filled up with zeros.
+template <class F>
+FW_INLINE void for_panel(const FewRows& p, int64_t n, F&& f) {
     constexpr int across = FewRows::across, lanes = FewRows::lanes;
     const int64_t block = p.block();
-    const float* x = reinterpret_cast<const float*>(packed);
-    std::fill_n(sums, p.rows * FewRows::panel, Vec<float>());
-    for (int64_t k = 0; k < p.inner; k += block, x += p.rows * block) {
+    int64_t offset = 0;
+    for (int64_t k = 0; k < p.inner; k += block, offset += p.rows * block) {
         const int64_t size = std::min(block, p.inner - k), whole = size / lanes * lanes;
         const int64_t next_k = k + block < p.inner ? k + block : 0;
         for (int c = 0; c < FewRows::panel; c += across) {
@@ -108,13 +154,32 @@ inline void panel_products(const FewRows& p, const Vec<float>* packed, int64_t n
                 end[i] = reinterpret_cast<const float*>(&tail[i]);
             }
             for_tiles<FewRows::down>(0, p.rows, [&](int64_t m, auto down) {
-                const float *left = x + m * block, *wanted = next[m / FewRows::down % across];
-                Vec<float>* sum = sums + m * FewRows::panel + c;
-                add_products<down>(left, block, w, wanted, whole, sum);
-                if (whole < size) add_products<down>(left + whole, block, end, wanted, lanes, sum);
+                const float* wanted = next[m / FewRows::down % across];
+                const int64_t at = offset + m * block;
+                f(m, down, c, at, w, wanted, whole);
+                if (whole < size) f(m, down, c, at + whole, end, wanted, int64_t{lanes});
             });
         }
     }
+}
+
+// The products of all packed rows of x with the weight's rows from n: sums[m][c], still in lanes.
+inline void panel_products(const FewRows& p, const Vec<float>* packed, int64_t n,
+                           Vec<float>* sums) {
+    const float* x = reinterpret_cast<const float*>(packed);
+    std::fill_n(sums, p.rows * FewRows::panel, Vec<float>());
+    for_panel(p, n, [&](int64_t m, auto down, int c, int64_t at, auto& w, auto next, int64_t size) {
+        add_products<down>(x + at, p.block(), w, next, size, sums + m * FewRows::panel + c);
+    });
+}
+
+// To all packed rows: factors[m][c] times the weight's rows from n.
+inline void add_panel(const FewRows& p, const Vec<float>* factors, int64_t n, Vec<float>* packed) {
+    float* out = reinterpret_cast<float*>(packed);
+    for_panel(p, n, [&](int64_t m, auto down, int c, int64_t at, auto& w, auto next, int64_t size) {
+        const float* first = reinterpret_cast<const float*>(factors + m) + c;
+        add_multiples<down>(out + at, p.block(), w, next, size, first);
+    });
 }
 
 // The sums over the lanes of Vec::size / step vectors that lie `step` apart, each in its lane.

@@ -85,18 +85,33 @@ def test_few_rows_of_any_strides(backend: str, device: str) -> None:
                 check_values(LINEAR_ACT, (rows, other, shift, *rest), backend)
 
 
+@pytest.mark.parametrize("rows", [7, 32])
+def test_few_rows_and_a_large_weight(backend: str, device: str, rows: int) -> None:
+    """The gradient of x has a product of its own only where the weight is larger than caches."""
+    if backend != "cpu":
+        pytest.skip("the choice is the CPU kernels'")
+    x, weight, *rest = LINEAR_ACT.sample(device=device, shape=(rows, 4099), out_features=2053)
+    check_values(LINEAR_ACT, (x, weight, *rest), backend)
+    wide = F.pad(weight, (3, 5))
+    check_values(LINEAR_ACT, (x, wide[:, 3:-5], *rest), backend)
+
+
 def test_few_rows_do_not_depend_on_the_threads(backend: str, device: str) -> None:
-    if device != "cpu":
-        pytest.skip("threads are the CPU's")
-    args = LINEAR_ACT.sample(shape=(9, 700), out_features=1037)
+    if backend != "cpu":
+        pytest.skip("threads are the CPU kernels'")
+    x, weight, *rest = LINEAR_ACT.sample(shape=(9, 4099), out_features=2053)
+    x.requires_grad_()
     threads = torch.get_num_threads()
-    y = LINEAR_ACT(*args, backend=backend)
+    results = []
     try:
-        torch.set_num_threads(1 if threads > 1 else 2)
-        again = LINEAR_ACT(*args, backend=backend)
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            y = LINEAR_ACT(x, weight, *rest, backend=backend)
+            results.append((y, *torch.autograd.grad(y.sum(), x)))
     finally:
         torch.set_num_threads(threads)
-    torch.testing.assert_close(again, y, rtol=0, atol=0)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
