@@ -1,6 +1,7 @@
-// Linear and activation. The matrix products are torch's own, whose libraries nobody beats by
-// hand; what is fused is everything around them: the activation in place where no gradient needs
-// its input, and its derivative with the bias gradient in one pass.
+// Linear and activation. The matrix products are torch's own, but for few rows (see
+// linear_few_rows.h): its libraries nobody beats by hand where the rows are many. What is fused is
+// everything around them: the activation in place where no gradient needs its input, and its
+// derivative with the bias gradient in one pass.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -8,6 +9,7 @@
 
 #include "cpu/activation.h"
 #include "cpu/alloc.h"
+#include "cpu/linear_few_rows.h"
 #include "cpu/tensor.h"
 #include "cpu/vec.h"
 #include "prototypes.h"
@@ -16,7 +18,8 @@ namespace fusewright::cpu::FW_ISA {
 namespace {
 
 constexpr const char* kOp = "linear_act";
-constexpr int64_t kGrain = 16384;  // elements that are worth a thread
+constexpr int64_t kGrain = 16384;           // elements that are worth a thread
+constexpr int64_t kFewRowsGrain = 1 << 18;  // multiply-adds that are
 
 // The product of all dimensions but the last.
 int64_t rows_of(const Tensor& x) {
@@ -38,17 +41,6 @@ Tensor product(const Tensor& a, const Tensor& b) {
     return call_out<3>("aten::mm", {from(a), from(b), from(fresh(a, {a.size(0), b.size(1)}))});
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-    using torch::stable::detail::from;
-    std::vector<int64_t> shape = shape_of(x);
-    shape.back() = weight.size(0);
-    const int64_t rows = rows_of(x);
-    const Tensor flat = torch::stable::reshape(x, {rows, weight.size(1)});
-    const Tensor out = fresh(x, {rows, weight.size(0)});
-    return torch::stable::view(
-        call_out<4>("aten::linear", {from(flat), from(weight), from(bias), from(out)}), shape);
-}
-
 template <class A, class T, class F>
 void for_elements(int64_t begin, int64_t end, F&& f) {
     constexpr int lanes = Vec<A>::size;
@@ -64,6 +56,96 @@ Vec<A> load_n(const T* p, int n) {
 template <class A, class T>
 void store_n(T* p, Vec<A> v, int n) {
     n == Vec<A>::size ? store(p, v) : store_partial(p, v, n);
+}
+
+// Of x as (rows, inner). Measured on x86-64 alone.
+bool few_rows_serve(const Tensor& x, const Tensor& weight) {
+#if defined(FW_X86)
+    return x.scalar_type() == ScalarType::Float && x.size(0) >= FewRows::least &&
+           x.size(0) <= FewRows::most && weight.numel() > 0 && weight.stride(1) == 1;
+#else
+    (void)x, (void)weight;
+    return false;
+#endif
+}
+
+// y = act(x weightᵀ + bias) for few rows; `pre`, where given, is what the activation gets.
+void few_rows(Activation activation, const Tensor& x, const Tensor& weight,
+              const std::optional<Tensor>& bias, const Tensor& y, float* pre) {
+    constexpr int panel = FewRows::panel;
+    const FewRows p{x.size(0), weight.size(0), weight.size(1), weight.const_data_ptr<float>(),
+                    weight.stride(0)};
+    const auto packed = pack_rows(p, x.const_data_ptr<float>(), x.stride(0), x.stride(1));
+    const auto dense = as_contiguous(bias);
+    const float* shifts = present(dense) ? dense->const_data_ptr<float>() : nullptr;
+    float* out = y.mutable_data_ptr<float>();
+    const int64_t panels = (p.columns + panel - 1) / panel;
+    const int64_t grain = kFewRowsGrain / (p.rows * p.inner * panel) + 1;
+    with_activation(activation, [&](auto act) {
+        torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+            Vec<float> sums[FewRows::most * panel];
+            for (int64_t n = begin * panel; n < std::min(end * panel, p.columns); n += panel) {
+                const int count = static_cast<int>(std::min<int64_t>(panel, p.columns - n));
+                panel_products(p, packed.data(), n, sums);
+                const Vec<float> shift = shifts ? load_n<float>(shifts + n, count) : Vec<float>();
+                for (int64_t m = 0; m < p.rows; ++m) {
+                    const Vec<float> v = sum_each(sums + m * panel) + shift;
+                    if (pre != nullptr) store_n(pre + m * p.columns + n, v, count);
+                    store_n(out + m * p.columns + n, activate<act>(v), count);
+                }
+            }
+        });
+    });
+}
+
+// grad weight for few rows. A thread has a part of the inner dimension, for which it goes through
+// all of the weight's rows.
+Tensor few_rows_gradient(const Tensor& grad, const Tensor& weight) {
+    constexpr int panel = FewRows::panel;
+    const int64_t rows = grad.size(0), columns = weight.size(0), inner = weight.size(1);
+    const Tensor dx = fresh(grad, {rows, inner});
+    const float* dy = grad.const_data_ptr<float>();
+    const float* w = weight.const_data_ptr<float>();
+    float* out = dx.mutable_data_ptr<float>();
+    constexpr int64_t part = 64;  // columns: whole lines
+    constexpr int64_t run_length = 2048;
+    const int64_t grain = kFewRowsGrain / (rows * columns * part) + 1;
+    torch::stable::parallel_for(
+        0, (inner + part - 1) / part, grain, [&](int64_t begin, int64_t end) {
+            const int64_t first = begin * part, last = std::min(end * part, inner);
+            const FewRows p{rows, columns, last - first, w + first, weight.stride(0)};
+            auto total = zero_rows(p);
+            Vec<float> factors[FewRows::most];
+            for (int64_t run = 0; run < columns;
+                 run += run_length) {  // the fewer sums, the less rounding
+                auto sums = zero_rows(p);
+                for (int64_t n = run; n < std::min(run + run_length, columns); n += panel) {
+                    const int count = static_cast<int>(std::min<int64_t>(panel, columns - n));
+                    for (int64_t m = 0; m < rows; ++m) {
+                        factors[m] = load_n<float>(dy + m * columns + n, count);
+                    }
+                    add_panel(p, factors, n, sums.data());
+                }
+                for (size_t i = 0; i < sums.size(); ++i) total[i] += sums[i];
+            }
+            unpack_rows(p, total.data(), out + first, inner);
+        });
+    return dx;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    using torch::stable::detail::from;
+    std::vector<int64_t> shape = shape_of(x);
+    shape.back() = weight.size(0);
+    const int64_t rows = rows_of(x);
+    const Tensor flat = torch::stable::reshape(x, {rows, weight.size(1)});
+    const Tensor out = fresh(x, {rows, weight.size(0)});
+    if (few_rows_serve(flat, weight)) {
+        few_rows(Activation::none, flat, weight, bias, out, nullptr);
+        return torch::stable::view(out, shape);
+    }
+    return torch::stable::view(
+        call_out<4>("aten::linear", {from(flat), from(weight), from(bias), from(out)}), shape);
 }
 
 // y = act(pre); the two may be the same.
@@ -153,8 +235,17 @@ std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
                                          const std::string& activation, bool keep) {
     const Activation act = parse_activation(activation);
     check_arguments(x, weight, bias);
-    const Tensor pre =
-        linear(x, in_dtype(weight, x.scalar_type()), in_dtype(bias, x.scalar_type()));
+    const Tensor w = in_dtype(weight, x.scalar_type());
+    const std::optional<Tensor> shift = in_dtype(bias, x.scalar_type());
+    std::vector<int64_t> shape = shape_of(x);
+    shape.back() = w.size(0);
+    const Tensor flat = torch::stable::reshape(x, {rows_of(x), w.size(1)});
+    if (act != Activation::none && few_rows_serve(flat, w)) {
+        const Tensor y = fresh(x, shape), pre = keep ? fresh(x, shape) : none_like(x);
+        few_rows(act, flat, w, shift, y, keep ? pre.mutable_data_ptr<float>() : nullptr);
+        return {y, pre};
+    }
+    const Tensor pre = linear(x, w, shift);
     if (act == Activation::none) return {pre, none_like(x)};
     const Tensor y = keep ? fresh_like(pre) : pre;
     apply(act, pre, y);
@@ -183,7 +274,10 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Tensor flat = torch::stable::view(dpre, {rows, columns});
     Tensor dx = none_like(x), dweight = none_like(x), dbias = none_like(x);
     if (needs & 1) {
-        dx = gradient_like(x, torch::stable::view(product(flat, w), shape_of(x)));
+        // A smaller weight stays in the caches, where torch's product is as fast.
+        const bool few = few_rows_serve(flat, w) && bytes_of(w) >= 4 * kLarge;
+        const Tensor result = few ? few_rows_gradient(flat, w) : product(flat, w);
+        dx = gradient_like(x, torch::stable::view(result, shape_of(x)));
     }
     if (needs & 2) {
         const Tensor flat_x = torch::stable::reshape(x, {rows, inner});
