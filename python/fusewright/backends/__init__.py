@@ -36,9 +36,9 @@ class _ThreadOverride(_Override, threading.local):
 
 
 override = _ThreadOverride()
-# What torch.compile guards on, which before torch 2.13 does not see what is thread-local: there it
+# What torch.compile guards on, which before torch 2.12 does not see what is thread-local: there it
 # is what any thread forced last.
-_traced: _Override = override if TorchVersion(torch.__version__) >= "2.13" else _Override()
+_traced: _Override = override if TorchVersion(torch.__version__) >= "2.12" else _Override()
 
 
 def forced() -> Any:
