@@ -30,8 +30,9 @@ def test_llama_rounds_before_the_weight(backend: str, device: str, dtype: torch.
     h = x.float()
     h = (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype)
     y = fusewright.rms_norm(x, weight, casting="llama", backend=backend)
-    assert (y != weight * h).float().mean() < 0.01  # rsqrt's last bit may turn a rounding
-    torch.testing.assert_close(y, weight * h)
+    # rsqrt's last bit may turn a rounding, which then may turn that of the product
+    assert (y != weight * h).float().mean() < 0.01
+    torch.testing.assert_close(y, weight * h, rtol=2.1 * torch.finfo(dtype).eps, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
