@@ -128,6 +128,19 @@ def test_a_peer_known_to_be_wrong_is_timed_and_marked() -> None:
     assert outcome.faults["off"] == "RuntimeError: no kernel"
     assert {r.provider for r in outcome.rows} == {"fusewright", "eager"}
 
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no gradient")
+
+    outcome = held(peers={"half": Peer(Half.apply, wrong=True)})
+    assert outcome.faults["half"] == "RuntimeError: no gradient"
+    assert [r.direction for r in outcome.rows if r.provider == "half (wrong)"] == ["forward"]
+
 
 def test_a_peer_without_gradients_is_in_the_forward() -> None:
     outcome = held(peers={"half": Peer(lambda x: F.rms_norm(x.detach(), (16,)), backward=False)})

@@ -111,6 +111,9 @@ def hold(case: Case, options: Options, machine: Machine, step: Callable[[str], N
             providers[name] = peer
             continue
         outcome.faults[name] = fault
+        if peer.wrong and not ran:  # its forward may
+            peer = replace(peer, backward=False)
+            _, ran = _fault(truth, peer)
         if peer.wrong and ran:
             providers[f"{name} {WRONG}"] = peer
     for direction in directions:
