@@ -18,7 +18,8 @@ class Peer:
             that it is not installed.
         backward: whether it has gradients; without, it is in the forward's rows alone.
         wrong: time it even where its result is off, because it is known to be and its speed is of
-            interest; its rows are then marked `(wrong)` and no speed-up counts them.
+            interest; its rows are then marked `(wrong)` and no speed-up counts them. Where its
+            gradients fail, its forward is timed.
     """
 
     call: Callable[..., Any]
