@@ -31,7 +31,7 @@ def check_number(op: str, what: str, value: Any, least: float | None = None) -> 
 
 def check_floating(op: str, name: str, value: Tensor) -> None:
     """Raise `ArgumentError` unless the tensor is of a floating-point type."""
-    if not value.is_floating_point():
+    if not value.dtype.is_floating_point:
         fail(op, f"{name}.dtype", value.dtype, "be a floating-point type")
 
 

@@ -91,8 +91,7 @@ def _check(
     op = "causal_conv1d"
     if x.dim() != 3:
         fail(op, "x.dim()", x.dim(), "be 3: (batch, channels, length)")
-    if not x.dtype.is_floating_point:
-        check_floating(op, "x", x)
+    check_floating(op, "x", x)
     batch, channels, length = x.shape
     check_filter(op, weight, bias, channels)
     if seq_idx is not None:
@@ -112,14 +111,12 @@ def check_filter(op: str, weight: Tensor, bias: Tensor | None, channels: int) ->
     shape = weight.shape
     if len(shape) != 2 or shape[0] != channels or shape[1] < 1:
         fail(op, "weight.shape", tuple(shape), f"be ({channels}, width) with width >= 1")
-    if not weight.dtype.is_floating_point:
-        check_floating(op, "weight", weight)
+    check_floating(op, "weight", weight)
     if bias is None:
         return
     if bias.shape != (channels,):
         fail(op, "bias.shape", tuple(bias.shape), f"be ({channels},)")
-    if not bias.dtype.is_floating_point:
-        check_floating(op, "bias", bias)
+    check_floating(op, "bias", bias)
 
 
 def _supports(
