@@ -59,6 +59,20 @@ struct Taps {
     int64_t rows, columns, begin, end;
 };
 
+template <class F>
+void with_kernel_width(int64_t kernel, F&& f) {
+    switch (kernel) {
+        case 3:
+            return f(std::integral_constant<int, 3>{});
+        case 5:
+            return f(std::integral_constant<int, 5>{});
+        case 7:
+            return f(std::integral_constant<int, 7>{});
+        default:
+            return f(std::integral_constant<int, 0>{});
+    }
+}
+
 // Keeps the compiler from loading x again at every use, and from carrying it from one round of a
 // loop to the next, which costs moves.
 template <class A>
@@ -74,7 +88,7 @@ FW_INLINE void in_register(Vec<A>& x) {
 
 // Filters a tile of rows x columns pixels, whose sums stay in registers. `in` is the pixel under
 // the first tap. A pixel that has been loaded serves all rows of the tile.
-template <int rows, int columns, class A>
+template <int rows, int columns, int kWidth, class A>
 FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
                            const Rows<const A>& start, const Rows<A>& out) {
     constexpr int lanes = Vec<A>::size;
@@ -84,12 +98,12 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
             sum[r][c] = load<A>(start.first + r * start.pitch + c * start.step);
         });
     });
-    const int64_t row_of_taps = taps.columns * lanes;
+    const int64_t width = kWidth > 0 ? kWidth : taps.columns, row_of_taps = width * lanes;
     // One line of pixels and the rows begin <= r < end, of which row r is under tap row line - r.
     const auto line = [&](int64_t at, auto begin, auto end) FW_INLINE_LAMBDA {
         const A* x = in + at * pitch;
         const A* w = taps.filter + at * row_of_taps;
-        for (int64_t k = 0; k < taps.columns; ++k, x += lanes, w += lanes) {
+        const auto column = [&]() FW_INLINE_LAMBDA {
             Vec<A> tap[rows];
             repeat<end - begin>([&](auto r) FW_INLINE_LAMBDA {
                 tap[begin + r] = load<A>(w - (begin + r) * row_of_taps);
@@ -101,6 +115,12 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
                     sum[begin + r][c] = fma(tap[begin + r], pixel, sum[begin + r][c]);
                 });
             });
+            x += lanes, w += lanes;
+        };
+        if constexpr (kWidth > 0) {
+            repeat<kWidth>([&](auto) FW_INLINE_LAMBDA { column(); });
+        } else {
+            for (int64_t k = 0; k < width; ++k) column();
         }
     };
     using zero = std::integral_constant<int, 0>;
@@ -143,7 +163,7 @@ struct Ahead {
 };
 
 // Filters whole rows, two at a time.
-template <int rows, class A>
+template <int rows, int kWidth, class A>
 void filter_rows(const A* in, int64_t pitch, const Taps<A>& taps, int64_t width,
                  const Rows<const A>& start_row, const Rows<A>& out_row, Ahead& ahead) {
     Rows<const A> start = start_row;
@@ -154,7 +174,7 @@ void filter_rows(const A* in, int64_t pitch, const Taps<A>& taps, int64_t width,
         } else {
             ahead.ask(rows * columns);
         }
-        filter_tile<rows, columns>(in, pitch, taps, start, out);
+        filter_tile<rows, columns, kWidth>(in, pitch, taps, start, out);
         in += columns * Vec<A>::size;
         start.first += columns * start.step;
         out.first += columns * out.step;
@@ -318,11 +338,14 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
                            above + s.height[level]};
         const int64_t pitch = s.pitch(level) * lanes;
         const A* in = p.under(level, band, r, before);
-        if (dims == 2 && rows == 2) {
-            filter_rows<dims>(in, pitch, taps, s.width[level], start, out, ahead);
-        } else {
-            filter_rows<1>(in, pitch, taps, s.width[level], start, out, ahead);
-        }
+        with_kernel_width(s.kernel, [&](auto width) {
+            constexpr int kernel = sizeof(A) == 4 ? int(width) : 0;
+            if (dims == 2 && rows == 2) {
+                filter_rows<dims, kernel>(in, pitch, taps, s.width[level], start, out, ahead);
+            } else {
+                filter_rows<1, kernel>(in, pitch, taps, s.width[level], start, out, ahead);
+            }
+        });
     };
     // The image that rows of a level's bands, at most two, and what is deeper make.
     const auto up = [&](int64_t level, int64_t r, int64_t rows, const A* with, A* image) {
@@ -372,20 +395,6 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
         pixels += taken;
         std::memmove(images.rows.get(), &images.rows[taken * lanes],
                      (ready - taken) * lanes * sizeof(A));
-    }
-}
-
-template <class F>
-void with_kernel_width(int64_t kernel, F&& f) {
-    switch (kernel) {
-        case 3:
-            return f(std::integral_constant<int, 3>{});
-        case 5:
-            return f(std::integral_constant<int, 5>{});
-        case 7:
-            return f(std::integral_constant<int, 7>{});
-        default:
-            return f(std::integral_constant<int, 0>{});
     }
 }
 

@@ -1,6 +1,8 @@
 // The operators wtconv1d and wtconv2d around `wtconv.h`: parameters, threads, and gradients.
 #pragma once
 
+#include <atomic>
+
 #include "cpu/wtconv.h"
 #include "cpu/wtconv_rows.h"
 
@@ -144,12 +146,23 @@ void for_each_item(const WTConvShape<dims>& s, F&& start, int64_t channels_each 
     const Items<dims, A> items(s, channels_each);
     const int64_t pixels = s.height[0] * s.width[0] * channels_each * (s.batch / items.parts);
     const int64_t grain = std::max<int64_t>(1, 16384 / pixels);
-    torch::stable::parallel_for(0, items.count(), grain, [&](int64_t begin, int64_t end) {
+    const int64_t count = items.count();
+    std::atomic<int64_t> next{0};
+    // A thread that comes late, or whose core is slow, gets fewer: each takes half of its share of
+    // what is left.
+    torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
         auto&& run = start();
-        for (int64_t item = begin; item < end; ++item) {
-            const int64_t part = item % items.parts;
-            run(item, item / items.parts, part * s.batch / items.parts,
-                (part + 1) * s.batch / items.parts);
+        int64_t begin = next.load();
+        while (begin < count) {
+            const int64_t end =
+                begin + std::max<int64_t>(1, (count - begin) * (last - first) / (2 * count));
+            if (!next.compare_exchange_weak(begin, end)) continue;
+            for (int64_t item = begin; item < end; ++item) {
+                const int64_t part = item % items.parts;
+                run(item, item / items.parts, part * s.batch / items.parts,
+                    (part + 1) * s.batch / items.parts);
+            }
+            begin = next.load();
         }
     });
 }

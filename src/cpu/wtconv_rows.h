@@ -15,31 +15,42 @@ namespace fusewright::cpu::FW_ISA {
 template <class A>
 constexpr int kTileRows = kVectorBytes == 64 ? 8 : 4;
 
-// Calls emit(r, v, sum) with vector v of row r of the filtered tile, the sum that began with
-// init(r, v). `in` is the pixel under the first tap, `filter` scalars.
-template <int rows, int vectors, int kWidth, class A, class Init, class Emit>
-FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* filter, Init&& init,
-                           Emit&& emit) {
+// Filters a tile of rows x vectors, with the start's rows, if any, and `offset` added. `in` is the
+// pixel under the first tap, `filter` scalars. Of the last vectors' elements `last` are kept.
+template <int rows, int vectors, int kWidth, class A>
+FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* filter,
+                           const Rows<const A>& start, Vec<A> offset, const Rows<A>& out,
+                           int64_t last) {
     constexpr int lanes = Vec<A>::size;
     Vec<A> sum[rows][vectors];
     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
-        repeat<vectors>([&](auto v) FW_INLINE_LAMBDA { sum[r][v] = init(r, v); });
+        repeat<vectors>([&](auto v) FW_INLINE_LAMBDA { sum[r][v] = offset; });
     });
+    if (start.first != nullptr) {
+        const A* from = start.first;
+        repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+            repeat<vectors>([&](auto v)
+                                FW_INLINE_LAMBDA { sum[r][v] += load<A>(from + v * lanes); });
+            from += start.pitch;
+        });
+    }
     if constexpr (kWidth > 0) {
         for (int kc = 0; kc < kWidth; ++kc) {
             Vec<A> w[kWidth];
             repeat<kWidth>([&](auto kr)
                                FW_INLINE_LAMBDA { w[kr] = Vec<A>(filter[kr * kWidth + kc]); });
-            repeat<rows + kWidth - 1>([&](auto line) FW_INLINE_LAMBDA {
+            const A* line = in + kc;
+            repeat<rows + kWidth - 1>([&](auto l) FW_INLINE_LAMBDA {
                 repeat<vectors>([&](auto v) FW_INLINE_LAMBDA {
-                    Vec<A> x = load<A>(in + line * pitch + kc + v * lanes);
+                    Vec<A> x = load<A>(line + v * lanes);
                     in_register(x);
                     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
-                        if constexpr (line >= r && line - r < kWidth) {
-                            sum[r][v] = fma(w[line - r], x, sum[r][v]);
+                        if constexpr (l >= r && l - r < kWidth) {
+                            sum[r][v] = fma(w[l - r], x, sum[r][v]);
                         }
                     });
                 });
+                line += pitch;
             });
         }
     } else {
@@ -55,27 +66,38 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
             }
         }
     }
+    A* to = out.first;
+    if (last == lanes) {
+        repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+            repeat<vectors>([&](auto v) FW_INLINE_LAMBDA { store(to + v * lanes, sum[r][v]); });
+            to += out.pitch;
+        });
+        return;
+    }
     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
-        repeat<vectors>([&](auto v) FW_INLINE_LAMBDA { emit(r, v, sum[r][v]); });
+        repeat<vectors - 1>([&](auto v) FW_INLINE_LAMBDA { store(to + v * lanes, sum[r][v]); });
+        store_partial(to + (vectors - 1) * lanes, sum[r][vectors - 1], static_cast<int>(last));
+        to += out.pitch;
     });
 }
 
-// The same for a strip of that many rows: init and emit get (row, column).
-template <int rows, int kWidth, class A, class Init, class Emit>
+// The same for a strip of that many rows, `width` columns wide.
+template <int rows, int kWidth, class A>
 FW_INLINE void filter_strip(const A* in, int64_t pitch, int64_t kernel, const A* filter,
-                            int64_t width, Ahead& ahead, Init init, Emit emit) {
+                            int64_t width, Ahead& ahead, Rows<const A> start, Vec<A> offset,
+                            Rows<A> out) {
     constexpr int lanes = Vec<A>::size;
-    int64_t c = 0;
     const auto run = [&](auto vectors) FW_INLINE_LAMBDA {
-        filter_tile<rows, vectors, kWidth>(
-            in + c, pitch, kernel, filter,
-            [=](int r, int v) FW_INLINE_LAMBDA { return init(r, c + v * lanes); },
-            [=](int r, int v, Vec<A> sum) FW_INLINE_LAMBDA { emit(r, c + v * lanes, sum); });
-        c += vectors * lanes;
+        const int64_t last = std::min<int64_t>(lanes, width - (vectors - 1) * lanes);
+        filter_tile<rows, vectors, kWidth>(in, pitch, kernel, filter, start, offset, out, last);
+        in += vectors * lanes;
+        out.first += vectors * lanes;
+        if (start.first != nullptr) start.first += vectors * lanes;
+        width -= vectors * lanes;
         ahead.ask(rows * vectors / 2);  // the tiles of all levels are twice the plane, and more
     };
-    while (width - c > lanes) run(std::integral_constant<int, 2>{});
-    if (c < width) run(std::integral_constant<int, 1>{});
+    while (width > lanes) run(std::integral_constant<int, 2>{});
+    if (width > 0) run(std::integral_constant<int, 1>{});
 }
 
 // x with all its bands, and the images on the way back, of one plane.
@@ -132,9 +154,10 @@ class RowPyramid {
                 filter_bands<kWidth>(rows, level, first, filters, before, image, next);
             });
         }
-        const auto base = [&](int64_t begin, int64_t end, Deeper image) {
+        const auto base = [&](int64_t begin, int64_t end, Rows<const A> image) {
             tiles(begin, end, [&](auto rows, int64_t first) {
-                const Deeper deeper{image.at(first - begin), image.pitch};
+                Rows<const A> deeper = image;
+                if (image.first != nullptr) deeper.first += (first - begin) * image.pitch;
                 filter_base<kWidth>(rows, first, std::min(first + rows, end), filters, before, bias,
                                     deeper, y, row_stride, stream, next);
             });
@@ -177,16 +200,6 @@ class RowPyramid {
         return pixel(level, band, row - before) - before;
     }
 
-    // The image that the next deeper level has left; zeros below the deepest.
-    struct Deeper {
-        const A* image;
-        int64_t pitch;
-        FW_INLINE Vec<A> operator()(int64_t row, int64_t column) const {
-            return image == nullptr ? Vec<A>() : load<A>(image + row * pitch + column);
-        }
-        const A* at(int64_t row) const { return image == nullptr ? image : image + row * pitch; }
-    };
-
     // Calls f(rows of the tile, first row). The last tile may be higher than what is left.
     template <class F>
     static void tiles(int64_t begin, int64_t end, F&& f) {
@@ -206,20 +219,17 @@ class RowPyramid {
     template <int kWidth, int rows>
     void filter_bands(std::integral_constant<int, rows>, int64_t level, int64_t first,
                       const A* filters, int64_t before, A* image, Ahead& next) {
-        Deeper deeper{nullptr, image_pitch(level + 1)};
-        if (level < s_.levels) {
-            deeper.image = &images_[(level + 1) % 2][first * deeper.pitch];
-        }
         const int64_t padded = whole(s_.width[level]);
         for (int64_t band = 0; band < s_.bands; ++band) {
-            A* out = &rows_[band * rows * padded];
-            const bool low = band == 0;
-            filter_strip<rows, kWidth>(
-                under(level, band, first, before), pitch(level), s_.kernel,
-                filters + (1 + (level - 1) * s_.bands + band) * s_.taps(), s_.width[level], next,
-                [=](int r, int64_t c) FW_INLINE_LAMBDA { return low ? deeper(r, c) : Vec<A>(); },
-                [=](int r, int64_t c, Vec<A> v)
-                    FW_INLINE_LAMBDA { store(out + r * padded + c, v); });
+            Rows<const A> start{nullptr, 0};
+            if (band == 0 && level < s_.levels) {
+                const int64_t deeper = image_pitch(level + 1);
+                start = {&images_[(level + 1) % 2][first * deeper], deeper};
+            }
+            filter_strip<rows, kWidth>(under(level, band, first, before), pitch(level), s_.kernel,
+                                       filters + (1 + (level - 1) * s_.bands + band) * s_.taps(),
+                                       padded, next, start, Vec<A>(),
+                                       Rows<A>{&rows_[band * rows * padded], padded});
         }
         inverse(level, std::min<int64_t>(rows, s_.height[level] - first), rows * padded, padded,
                 image);
@@ -229,21 +239,12 @@ class RowPyramid {
     // y. Rows that follow each other are staged, so that whole cache lines leave in order.
     template <int kWidth, int rows, class T>
     void filter_base(std::integral_constant<int, rows>, int64_t first, int64_t end, const A* filter,
-                     int64_t before, A bias, Deeper deeper, T* y, int64_t row_stride, bool stream,
-                     Ahead& next) {
-        const Vec<A> offset(bias);
+                     int64_t before, A bias, Rows<const A> deeper, T* y, int64_t row_stride,
+                     bool stream, Ahead& next) {
         const int64_t width = s_.width[0];
         A* out = staged_.get();
-        filter_strip<rows, kWidth>(
-            under(0, 0, first, before), pitch(0), s_.kernel, filter, width, next,
-            [=](int r, int64_t c) FW_INLINE_LAMBDA { return deeper(r, c) + offset; },
-            [=](int r, int64_t c, Vec<A> v) FW_INLINE_LAMBDA {
-                if (width - c >= lanes) {
-                    store(out + r * width + c, v);
-                } else {
-                    store_partial(out + r * width + c, v, static_cast<int>(width - c));
-                }
-            });
+        filter_strip<rows, kWidth>(under(0, 0, first, before), pitch(0), s_.kernel, filter, width,
+                                   next, deeper, Vec<A>(bias), Rows<A>{out, width});
         if (row_stride == width) {
             emit(out, (end - first) * width, y + first * row_stride, stream);
         } else {
