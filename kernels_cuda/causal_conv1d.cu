@@ -266,9 +266,9 @@ template <class A>
 void add_sums(const Launch& launch, const Causal& p, const Tensor& partial, int64_t parts,
               const Gradients& to) {
     const int64_t columns = (p.width + 1) * p.channels;
-    launch(causal_sums<A>, dim3(blocks_of(ceil_div<int64_t>(columns, kSumLanes))),
-           dim3(kSumLanes, kSumParts), 0, data<const A>(partial), parts, p.channels, p.width,
-           total_of(to));
+    launch.early(causal_sums<A>, dim3(blocks_of(ceil_div<int64_t>(columns, kSumLanes))),
+                 dim3(kSumLanes, kSumParts), 0, data<const A>(partial), parts, p.channels, p.width,
+                 total_of(to));
 }
 
 template <class T>
