@@ -172,22 +172,16 @@ ChannelGrid channel_grid(const Causal& p, int pack, bool packed, int64_t blocks,
         length, packed};
 }
 
-ChannelGrid whole_channels_grid(const Causal& p, int pack) {
-    const int64_t packs = ceil_div<int64_t>(p.channels, pack);
-    const auto lanes = static_cast<int>(power_of_two(packs, kChannelThreads));
-    const unsigned pieces = blocks_of(ceil_div<int64_t>(p.length, kWholeTokens));
-    return {lanes,        static_cast<unsigned>(ceil_div<int64_t>(packs, lanes)),
-            pieces,       blocks_of(p.batch * pieces),
-            kWholeTokens, true};
-}
-
 // The form of the kernel for packs that are whole, or not. For the kernels of the common form rows
-// must be long enough, and few enough for a grid, and filters aligned and not doubles.
+// must be long enough, what they stand on few enough for a grid, and filters aligned and not
+// doubles.
 Form kernel_form(const Causal& p, bool rows, bool whole, int pack) {
     if (!whole) return Form::any;
-    const bool grid = p.length >= 64 * pack && std::max(p.batch, p.channels) < 1 << 16;
-    const bool filters = has_elements(p.weight, p.bias);
-    return p.taps == nullptr && filters && (grid || !rows) ? Form::whole : Form::seen;
+    constexpr int64_t most = 1 << 16;
+    const bool grid =
+        rows ? p.length >= 64 * pack && std::max(p.batch, p.channels) < most
+             : std::max(p.batch, ceil_div<int64_t>(p.length, kWholeTokens<float>)) < most;
+    return p.taps == nullptr && grid && has_elements(p.weight, p.bias) ? Form::whole : Form::seen;
 }
 
 unsigned channel_blocks(const ChannelGrid& g) {
@@ -226,9 +220,15 @@ void forward(const Launch& launch, Call& call, const Tensor& x, const Tensor& y)
                 launch(causal_whole_rows_forward<T, W>, blocks,
                        dim3(static_cast<unsigned>(warps * 32)), 0, View<const T>(x), View<T>(y), p);
             } else {
-                const ChannelGrid grid = whole_channels_grid(p, pack);
-                launch(causal_whole_channels_forward<T, W>, dim3(channel_blocks(grid)),
-                       dim3(kChannelThreads), 0, View<const T>(x), View<T>(y), p, grid);
+                const int64_t packs = p.channels / pack;
+                const int log_lanes =
+                    log_of(static_cast<int>(power_of_two(packs, kChannelThreads)));
+                const int64_t tokens = kWholeTokens<T> * (kChannelThreads >> log_lanes);
+                const dim3 blocks(blocks_of(ceil_div<int64_t>(packs, int64_t{1} << log_lanes)),
+                                  static_cast<unsigned>(ceil_div(p.length, tokens)),
+                                  static_cast<unsigned>(p.batch));
+                launch(causal_whole_channels_forward<T, W>, blocks, dim3(kChannelThreads), 0,
+                       View<const T>(x), View<T>(y), p, log_lanes);
             }
         } else if (rows) {
             const RowGrid grid = forward_rows_grid(p, pack, form, packed);
@@ -266,9 +266,9 @@ template <class A>
 void add_sums(const Launch& launch, const Causal& p, const Tensor& partial, int64_t parts,
               const Gradients& to) {
     const int64_t columns = (p.width + 1) * p.channels;
-    launch(causal_sums<A>, dim3(blocks_of(ceil_div<int64_t>(columns, kSumLanes))),
-           dim3(kSumLanes, kSumParts), 0, data<const A>(partial), parts, p.channels, p.width,
-           total_of(to));
+    launch.early(causal_sums<A>, dim3(blocks_of(ceil_div<int64_t>(columns, kSumLanes))),
+                 dim3(kSumLanes, kSumParts), 0, data<const A>(partial), parts, p.channels, p.width,
+                 total_of(to));
 }
 
 template <class T>

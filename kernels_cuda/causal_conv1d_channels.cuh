@@ -3,6 +3,7 @@
 #pragma once
 
 #include "causal_conv1d.cuh"
+#include "early.cuh"
 
 namespace fusewright::cuda {
 
@@ -307,6 +308,7 @@ __global__ void __launch_bounds__(kChannelThreads, kBackwardBlocks<form>)
         copies_wait<0>();  // zeros past the end, which must not come behind the next piece's tokens
     }
     if (io.partial == nullptr) return;
+    let_next_begin();
     // the sums of a block's groups, in their order
     __shared__ float shared[W + 1][C][kChannelThreads];
 #pragma unroll

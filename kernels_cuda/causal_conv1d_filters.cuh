@@ -30,8 +30,13 @@ struct Elements {
         constexpr int in_word = packed ? 4 / sizeof(E) : 1;
 #pragma unroll
         for (int j = 0; j < n; ++j) {
-            const auto bits = static_cast<Bits<E>>(words[j / in_word] >> 16 * (j % in_word));
-            v[j] = to_acc(*reinterpret_cast<const E*>(&bits));
+            const uint32_t word = words[j / in_word];
+            if constexpr (packed && std::is_same_v<E, __nv_bfloat16>) {
+                v[j] = __uint_as_float(j % 2 == 0 ? word << 16 : word & 0xffff0000u);
+            } else {
+                const auto bits = static_cast<Bits<E>>(word >> 16 * (j % in_word));
+                v[j] = to_acc(*reinterpret_cast<const E*>(&bits));
+            }
         }
     }
     __device__ void unpack(ScalarType dtype, float (&v)[n]) const {

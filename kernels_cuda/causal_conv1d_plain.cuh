@@ -3,6 +3,7 @@
 #pragma once
 
 #include "causal_conv1d.cuh"
+#include "early.cuh"
 #include "reduce.cuh"
 
 namespace fusewright::cuda {
@@ -192,6 +193,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
     const int64_t i = int64_t{blockIdx.x} * kSumLanes + threadIdx.x;
     const int64_t columns = (width + 1) * channels;
     A sum = 0;
+    wait_for_last();
     if (i < columns) {
         for (int64_t part = threadIdx.y; part < parts; part += kSumParts) {
             sum += partial[part * columns + i];

@@ -10,8 +10,10 @@
 
 namespace fusewright::cuda {
 
-constexpr int kWholePacks = 2, kWholeTokens = 8, kWholeItem = 4;
+constexpr int kWholePacks = 2, kWholeItem = 4;
 constexpr int kWholeWarps = 8;  // at most, in the backward
+template <class T>
+constexpr int kWholeTokens = 32 / sizeof(T);
 
 template <class T>
 __device__ inline Words<T, kPack<T>> load_pack_at(const T* row, unsigned i) {
@@ -205,24 +207,24 @@ __global__ void __launch_bounds__(kWholeWarps * 32, 3)
     }
 }
 
-// Contiguous channels: a thread has a few of them and some neighbouring tokens.
+// Contiguous channels: a thread has a few of them and some neighbouring tokens. Blocks stand on
+// channels, time and batch; `lanes` threads side by side on channels, the others of a block on
+// later tokens. 16-bit types wait for instructions, so places are stepped to, not multiplied out.
 template <class T, int W>
 __global__ void __launch_bounds__(kChannelThreads, 6)
-    causal_whole_channels_forward(View<const T> x, View<T> y, Causal p, ChannelGrid g) {
-    constexpr int C = kChannels<T>, H = W - 1, U = kWholeTokens;
-    const int64_t d = g.pack() * C;
-    const auto part = static_cast<unsigned>(g.part());
-    if (part >= g.parts || d >= p.channels) return;
-    const unsigned b = part / g.pieces;
-    const int begin = static_cast<int>(part - b * g.pieces) * U,
-              length = static_cast<int>(p.length);
-    const T* from = x.row(b, d);
-    T* to = y.row(b, d);
+    causal_whole_channels_forward(View<const T> x, View<T> y, Causal p, int log_lanes) {
+    constexpr int C = kChannels<T>, H = W - 1, U = kWholeTokens<T>;
+    const unsigned lane = threadIdx.x & ((1u << log_lanes) - 1), b = blockIdx.z;
+    const unsigned d = ((blockIdx.x << log_lanes) + lane) * C;
+    const int begin =
+        static_cast<int>((blockIdx.y * kChannelThreads + threadIdx.x) >> log_lanes) * U;
+    const int rest = static_cast<int>(p.length) - begin;
+    if (d >= static_cast<unsigned>(p.channels) || rest <= 0) return;
+    const T* from = x.row(b, d) + (begin - H) * x.t;
     Words<T, C> raw[H + U] = {};
 #pragma unroll
-    for (int u = 0; u < H + U; ++u) {
-        const int t = begin + u - H;
-        if (t >= 0 && t < length) raw[u] = *reinterpret_cast<const Words<T, C>*>(from + t * x.t);
+    for (int u = 0; u < H + U; ++u, from += x.t) {
+        if (u < H ? begin > 0 : u - H < rest) raw[u] = *reinterpret_cast<const Words<T, C>*>(from);
     }
     Filters<W, C> travelling;
     travelling.load(p, d);
@@ -239,17 +241,24 @@ __global__ void __launch_bounds__(kChannelThreads, 6)
             for (int c = 0; c < C; ++c) v[k][c] = p.states.load<float>(b, d + c, k);
         }
     }
+    T* to = y.row(b, d) + begin * y.t;
+    const auto steps = [&](auto with_silu) {
 #pragma unroll
-    for (int u = 0; u < U; ++u) {
-        float result[C];
-        unpack(raw[H + u], v[H + u]);
-        convolve<false>(v + u, filter, bias, ~0u, result);
-        if (p.silu) {
+        for (int u = 0; u < U; ++u, to += y.t) {
+            float result[C];
+            unpack(raw[H + u], v[H + u]);
+            convolve<false>(v + u, filter, bias, ~0u, result);
+            if constexpr (with_silu.value) {
 #pragma unroll
-            for (int c = 0; c < C; ++c) result[c] = silu(result[c]);
+                for (int c = 0; c < C; ++c) result[c] = silu(result[c]);
+            }
+            if (u < rest) *reinterpret_cast<Words<T, C>*>(to) = pack<T>(result);
         }
-        const int t = begin + u;
-        if (t < length) *reinterpret_cast<Words<T, C>*>(to + t * y.t) = pack<T>(result);
+    };
+    if (p.silu) {
+        steps(std::true_type{});
+    } else {
+        steps(std::false_type{});
     }
 }
 

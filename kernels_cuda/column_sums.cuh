@@ -1,6 +1,7 @@
 // The second stage of a gradient that sums over rows: partial sums of blocks, added in their order.
 #pragma once
 
+#include "early.cuh"
 #include "element.cuh"
 #include "launch.h"
 
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(kSumLanes* kSumParts)
     const auto [partial, out] = blockIdx.y == 0 ? first : second;
     const int64_t i = int64_t{blockIdx.x} * kSumLanes + threadIdx.x;
     A sum = 0;
+    wait_for_last();
     if (i < columns) {
         for (int64_t b = threadIdx.y; b < count; b += kSumParts * kSumAhead) {
             A ahead[kSumAhead];
@@ -75,7 +77,7 @@ void column_sums(const Launch& launch, ColumnSum<A>& first, ColumnSum<A>& second
     if (!first && !second) return;
     ColumnSum<A>& any = first ? first : second;
     const int64_t columns = any.result.numel();
-    launch(
+    launch.early(
         column_sums_kernel<A>,
         dim3(static_cast<unsigned>(ceil_div<int64_t>(columns, kSumLanes)), first && second ? 2 : 1),
         dim3(kSumLanes, kSumParts), 0, any.of(), (second ? second : any).of(), count, stride,

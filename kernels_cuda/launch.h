@@ -55,10 +55,31 @@ class Launch {
         if (cluster.x * cluster.y * cluster.z == 1) {
             return (*this)(kernel, grid, block, shared, std::forward<A>(args)...);
         }
-        allow_shared(kernel, shared);
         cudaLaunchAttribute attribute{};
         attribute.id = cudaLaunchAttributeClusterDimension;
         attribute.val.clusterDim = {cluster.x, cluster.y, cluster.z};
+        with(attribute, kernel, grid, block, shared, std::forward<A>(args)...);
+    }
+
+    // For a kernel that begins with `wait_for_last`: its blocks are placed while the last ones of
+    // the kernel before it still run.
+    template <class... P, class... A>
+    void early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A&&... args) const {
+        if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+        if (attribute(cudaDevAttrComputeCapabilityMajor) < 9) {
+            return (*this)(kernel, grid, block, shared, std::forward<A>(args)...);
+        }
+        cudaLaunchAttribute programmatic{};
+        programmatic.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        programmatic.val.programmaticStreamSerializationAllowed = 1;
+        with(programmatic, kernel, grid, block, shared, std::forward<A>(args)...);
+    }
+
+  private:
+    template <class... P, class... A>
+    void with(cudaLaunchAttribute attribute, void (*kernel)(P...), dim3 grid, dim3 block,
+              size_t shared, A&&... args) const {
+        allow_shared(kernel, shared);
         cudaLaunchConfig_t config{};
         config.gridDim = grid;
         config.blockDim = block;
@@ -69,7 +90,6 @@ class Launch {
         STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<A>(args)...));
     }
 
-  private:
     template <class... P>
     static void allow_shared(void (*kernel)(P...), size_t shared) {
         if (shared > 32 * 1024) {  // above 48 KiB, the static part included, it has to be asked for

@@ -212,6 +212,7 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
         });
     }
     if (io.partial == nullptr) return;
+    let_next_begin();
     // partial[block][0] for the weight, [1] for the bias
     __syncthreads();
     float* shared = reinterpret_cast<float*>(bytes);

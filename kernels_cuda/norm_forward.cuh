@@ -16,7 +16,7 @@ struct NormForward {
     float *mean, *rstd;
 };
 
-using ForwardShapes = RowShapes<RowShape<32, 2, 4>, RowShape<32, 4, 4>, RowShape<128, 4>,
+using ForwardShapes = RowShapes<RowShape<32, 2, 4>, RowShape<64, 2>, RowShape<128, 4>,
                                 RowShape<256, 4>, RowShape<512, 4>>;
 
 // Blocks of a shape on a multiprocessor that registers are to suffice for.
