@@ -94,6 +94,11 @@ CASES = {
         "shape=(1, 2, 14, 14), levels=3, kernel=2, dtype=bf16",
         "shape=(1, 33, 5, 6), levels=1, kernel=3, channels_last=True, dtype=f16",
         "shape=(1, 2, 37, 23), levels=1, kernel=3",
+        # matrix units: one strip of columns, or several with margins, and the largest filter
+        "shape=(2, 2, 5, 7), levels=1, kernel=5, dtype=f16, weight_dtype=f32",
+        "shape=(3, 2, 9, 41), levels=2, kernel=5, dtype=f16, bias=False",
+        "shape=(1, 1, 14, 40), levels=1, kernel=9, dtype=bf16",
+        "shape=(1, 2, 6, 24), levels=0, kernel=4, dtype=bf16",
         "shape=(1, 1, 5, 4), levels=1, kernel=6",
         "shape=(1, 1, 3, 2), levels=1, kernel=8, bias=False",
         "shape=(2, 3, 5, 5), levels=0, kernel=1, bias=False",
