@@ -141,12 +141,26 @@ def test_against_the_reference(group: str, pytestconfig: pytest.Config) -> None:
     python(_CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
 
 
-def test_several_tiles_a_program(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(
+    ("few", "case"),
+    [
+        (
+            "_conv_dense_calls as c; c._MANY = 1",
+            ("causal_conv1d", "shape=(1, 2, 4104), dtype=bf16, return_final_states=False"),
+        ),
+        (
+            "_wtconv_matrix_calls as c; c._PROGRAMS = c._SHARES = 1",
+            ("wtconv2d", "shape=(16, 2, 9, 5), levels=1, kernel=2, dtype=f16"),
+        ),
+    ],
+)
+def test_several_tiles_a_program(
+    few: str, case: tuple[str, str], pytestconfig: pytest.Config
+) -> None:
     """As only large tensors have them."""
-    few = "from fusewright.backends.triton import _conv_dense_calls as c; c._MANY = 1\n"
-    cases = [("causal_conv1d", ["shape=(1, 2, 4104), dtype=bf16, return_final_states=False"])]
     path = [str(pytestconfig.rootpath / "tests")]
-    python(few + _CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
+    check = _CHECK.format(path=path, cases=[(case[0], [case[1]])])
+    python(f"from fusewright.backends.triton import {few}\n{check}", TRITON_INTERPRET="1")
 
 
 def test_without_a_gpu() -> None:

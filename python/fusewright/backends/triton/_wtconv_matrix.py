@@ -79,10 +79,14 @@ def fw_wt_product(
         exists = n < N
         n = n.to(tl.int64)
         pairs = fw_wt_plane(x_ptr, n, c, i, xn, xc, xh, X_VECTOR)
+        rows = ()
+        for y in tl.static_range(K):
+            rows = rows + (
+                fw_wt_pairs(pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR),
+            )
         total = tl.zeros((BLOCK_M, 2 * STRIP), tl.float32)
         for y in tl.static_range(K):
-            x = fw_wt_pairs(pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR)
-            total = fw_dot(x, matrices[y], total, "ieee")
+            total = fw_dot(rows[y], matrices[y], total, "ieee")
         total = total * factor + bias
         row = 2 * i[:, None] + o // STRIP
         inside = exists[:, None] & (column < W // Y_VECTOR * Y_VECTOR) & (row < H)
@@ -126,10 +130,14 @@ def fw_wt_gram(
         own += fw_widen(g, tl.float32)
         g = tl.trans(g)
         at = fw_wt_plane(x_ptr, n, c, i, xn, xc, xh, X_VECTOR)
+        rows = ()
+        for y in tl.static_range(K):
+            rows = rows + (
+                fw_wt_pairs(at, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR),
+            )
         many = ()
         for y in tl.static_range(K):
-            x = fw_wt_pairs(at, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR)
-            many = many + (fw_dot(g, x, sums[y], "ieee"),)
+            many = many + (fw_dot(g, rows[y], sums[y], "ieee"),)
         sums = many
     o = tl.arange(0, 2 * STRIP)[:, None]
     e = tl.arange(0, 2 * BLOCK_D)[None, :]

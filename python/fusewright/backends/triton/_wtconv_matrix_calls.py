@@ -19,6 +19,10 @@ from fusewright.backends.triton._wtconv_shapes import is_last
 # on, a band's filter reaches K - 1 pixels to either side.
 _MARGIN = 8
 
+# How many programs a processor gets, where there are as many tiles: few enough that what each of
+# them prepares serves many, enough to keep all processors busy to the end.
+_PROGRAMS, _SHARES = 16, 6
+
 
 class Strips(NamedTuple):
     """The columns written together, and those read for them from `left` of them on."""
@@ -73,7 +77,7 @@ def product(
     cut, block = strips(image), 64
     columns = c * triton.cdiv(width, cut.strip)
     tiles = triton.cdiv(n * triton.cdiv(height, 2), block)
-    steps = max(1, tiles * columns // (16 * processors(image)))
+    steps = max(1, tiles * columns // (_PROGRAMS * processors(image)))
     kernel(fw_wt_product)[(columns * triton.cdiv(tiles, steps),)](
         image, deeper, out, phases, factor, base_bias, base_scale, n, c, height, width, steps,
         *image.stride()[:3], *out.stride()[:3],
@@ -88,7 +92,7 @@ def gram(x: Tensor, grad: Tensor, size: int) -> Tensor:
     cut, block = strips(x), 32
     count = triton.cdiv(width, cut.strip)
     tiles = triton.cdiv(n * triton.cdiv(height, 2), block)
-    steps = max(1, tiles * c * count // (6 * processors(x)))
+    steps = max(1, tiles * c * count // (_SHARES * processors(x)))
     shares = count * triton.cdiv(tiles, steps)
     partial = x.new_empty((shares, c, 16 * size * size + 1), dtype=torch.float32)
     kernel(fw_wt_gram)[(shares * c,)](
