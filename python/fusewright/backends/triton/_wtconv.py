@@ -18,6 +18,7 @@ from fusewright.backends.triton._math import accumulator, is_double
 from fusewright.backends.triton._wtconv_gradients import filter_gradients
 from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
 from fusewright.backends.triton._wtconv_large import fw_wt_large
+from fusewright.backends.triton._wtconv_lows import fits, lows
 from fusewright.backends.triton._wtconv_matrix_calls import gram, product, suits
 from fusewright.backends.triton._wtconv_shapes import (
     blocks,
@@ -107,6 +108,8 @@ def backward(
 
 def _low_bands(x: Tensor, levels: int) -> list[Tensor]:
     """x and the low bands that levels filter: all but the deepest."""
+    if suits(1, x) and fits(x, levels - 1):
+        return [x, *lows(x, levels - 1)]
     images = [x]
     for _ in range(levels - 1):
         image = images[-1]

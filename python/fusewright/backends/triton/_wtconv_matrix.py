@@ -48,14 +48,14 @@ def fw_wt_product(
     x_ptr, deeper_ptr, y_ptr, phases_ptr, factor_ptr, bb_ptr, bs_ptr, N, C, H, W, steps,
     xn, xc, xh, yn, yc, yh,
     K: tl.constexpr, PAD: tl.constexpr, STRIP: tl.constexpr, WINDOW: tl.constexpr,
-    LEFT: tl.constexpr, X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, BLOCK_M: tl.constexpr,
-    STAGES: tl.constexpr,
+    LEFT: tl.constexpr, ORIGIN: tl.constexpr, X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """y of a strip, of `steps` times `BLOCK_M` pairs of rows of any images."""
     h, w = tl.cdiv(H, 2), tl.cdiv(W, 2)
-    strips = tl.cdiv(W, STRIP)
+    strips = tl.cdiv(W + ORIGIN, STRIP)
     pid = tl.program_id(0).to(tl.int64)
-    first = (pid % strips).to(tl.int32) * STRIP
+    first = (pid % strips).to(tl.int32) * STRIP - ORIGIN
     c = pid // strips % C
     start = (pid // (strips * C)).to(tl.int32) * steps * BLOCK_M
     xh = xh // X_VECTOR * X_VECTOR
@@ -73,23 +73,33 @@ def fw_wt_product(
     if bb_ptr is not None:
         bias = fw_widen(tl.load(bb_ptr + c), tl.float32) * fw_widen(tl.load(bs_ptr + c), tl.float32)
     column = first + o % STRIP
-    for step in tl.range(0, steps, num_stages=STAGES):
+    for step in tl.range(0, steps, num_stages=1):  # copies past the cache are slower
         m = start + step * BLOCK_M + tl.arange(0, BLOCK_M)
         n, i = m // h, m % h
         exists = n < N
         n = n.to(tl.int64)
         pairs = fw_wt_plane(x_ptr, n, c, i, xn, xc, xh, X_VECTOR)
         rows = ()
-        for y in tl.static_range(K):
-            rows = rows + (
-                fw_wt_pairs(pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR),
-            )
+        if AHEAD:
+            for y in tl.static_range(K):
+                rows = rows + (
+                    fw_wt_pairs(
+                        pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR
+                    ),
+                )  # fmt: skip
         total = tl.zeros((BLOCK_M, 2 * STRIP), tl.float32)
         for y in tl.static_range(K):
-            total = fw_dot(rows[y], matrices[y], total, "ieee")
+            if AHEAD:
+                x = rows[y]
+            else:
+                x = fw_wt_pairs(
+                    pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR
+                )  # fmt: skip
+            total = fw_dot(x, matrices[y], total, "ieee")
         total = total * factor + bias
         row = 2 * i[:, None] + o // STRIP
-        inside = exists[:, None] & (column < W // Y_VECTOR * Y_VECTOR) & (row < H)
+        within = (column >= 0) & (column < W // Y_VECTOR * Y_VECTOR)
+        inside = exists[:, None] & within & (row < H)
         if deeper_ptr is not None:
             deep = deeper_ptr + (((n * C + c) * h + i) * w)[:, None] + column // 2
             total += tl.load(deep, mask=inside, other=0.0) * 0.5
@@ -101,8 +111,8 @@ def fw_wt_product(
 def fw_wt_gram(
     x_ptr, g_ptr, out_ptr, N, C, H, W, steps, shares, xn, xc, xh, gn, gc, gh,
     K: tl.constexpr, PAD: tl.constexpr, STRIP: tl.constexpr, WINDOW: tl.constexpr,
-    LEFT: tl.constexpr, X_VECTOR: tl.constexpr, G_VECTOR: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    LEFT: tl.constexpr, ORIGIN: tl.constexpr, X_VECTOR: tl.constexpr, G_VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A program's share of the gradients of the phases' weights, and of the sum of gradients.
 
@@ -110,11 +120,11 @@ def fw_wt_gram(
     and distance stand on a diagonal.
     """
     h = tl.cdiv(H, 2)
-    strips = tl.cdiv(W, STRIP)
+    strips = tl.cdiv(W + ORIGIN, STRIP)
     pid = tl.program_id(0).to(tl.int64)
     share = pid % shares
     c = pid // shares
-    first = (share % strips).to(tl.int32) * STRIP
+    first = (share % strips).to(tl.int32) * STRIP - ORIGIN
     start = (share // strips).to(tl.int32) * steps * BLOCK_M
     xh = xh // X_VECTOR * X_VECTOR
     gh = gh // G_VECTOR * G_VECTOR

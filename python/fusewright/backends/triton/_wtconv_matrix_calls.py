@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,31 +12,67 @@ from torch import Tensor
 from fusewright.backends.triton._launch import kernel, power_of_2, processors
 from fusewright.backends.triton._wtconv_matrix import fw_wt_gram, fw_wt_product
 from fusewright.backends.triton._wtconv_phases import fw_wt_phases
-from fusewright.backends.triton._wtconv_shapes import is_last
+from fusewright.backends.triton._wtconv_shapes import is_last, vector
 
 # The margin of a window of columns, and so the largest filter: from the first column of a block
 # on, a band's filter reaches K - 1 pixels to either side.
 _MARGIN = 8
 
-# How many programs a processor gets, where there are as many tiles: few enough that what each of
-# them prepares serves many, enough to keep all processors busy to the end.
-_PROGRAMS, _SHARES = 16, 6
+# The largest filter for which the rows of a tile, or the matrices of a wide strip, lie beside each
+# other in the shared memory of any GPU.
+_SMALL = 5
 
 
-class Strips(NamedTuple):
-    """The columns written together, and those read for them from `left` of them on."""
+class Plan(NamedTuple):
+    """How a program reads an image.
+
+    Attributes:
+        strip: the columns that it serves.
+        window: the columns that it reads for them, of which `left` are on their left.
+        left: see there.
+        origin: how far left of the image the first strip begins. Windows then begin where sectors
+            of memory do, if rows do.
+        block: the pairs of rows of a tile.
+        warps: of a program.
+        stages: of the pipeline of loads; 1 is none, 0 loads what a product needs just before it,
+            which leaves more of a multiprocessor's memory to the cache.
+        programs: for a processor, where there are as many tiles: few enough that what each of them
+            prepares serves many, enough to keep all processors busy to the end.
+    """
 
     strip: int
     window: int
     left: int
+    origin: int
+    block: int
+    warps: int
+    stages: int
+    programs: int
 
 
-def strips(image: Tensor) -> Strips:
-    width = image.shape[-1]
-    if width <= 16:
-        whole = 8 if width <= 8 else 16
-        return Strips(whole, whole, 0)
-    return Strips(16, 16 + 2 * _MARGIN, _MARGIN)
+# Measured on an H200, of at most that many columns.
+_PRODUCT = {
+    8: Plan(8, 8, 0, 0, 64, 4, 1, 8),
+    16: Plan(16, 16, 0, 0, 64, 2, 1, 8),
+    32: Plan(32, 32, 0, 0, 128, 4, 0, 8),
+    64: Plan(16, 32, _MARGIN, 0, 64, 4, 1, 8),
+}
+_PRODUCT_WIDE = Plan(16, 32, _MARGIN, 0, 64, 4, 0, 24)
+_GRAM = {
+    8: Plan(8, 8, 0, 0, 32, 4, 1, 8),
+    16: Plan(16, 16, 0, 0, 16, 4, 3, 8),
+    64: Plan(16, 32, _MARGIN, 0, 16, 4, 3, 8),
+}
+_GRAM_WIDE = Plan(16, 32, _MARGIN, 0, 32, 4, 3, 8)
+
+
+def _plan(plans: dict[int, Plan], wide: Plan, size: int, *images: Tensor) -> Plan:
+    width = images[0].shape[3]
+    plan = next((p for limit, p in plans.items() if width <= limit), wide)
+    if size > _SMALL and width > 16:
+        plan = wide
+    sectors = all(vector(t, 16) == 16 for t in images)
+    return plan._replace(origin=_MARGIN) if plan.left and sectors else plan
 
 
 def suits(size: int, *images: Tensor) -> bool:
@@ -56,11 +91,6 @@ def suits(size: int, *images: Tensor) -> bool:
     )
 
 
-def _vector(image: Tensor) -> int:
-    """How many pixels are loaded at once: rows must begin and end at multiples of it."""
-    return math.gcd(8, image.shape[3], *image.stride()[:3])
-
-
 def product(
     image: Tensor, deeper: Tensor | None, out: Tensor, parameters: Sequence[Tensor | None],
     size: int, pad: int, flip: bool,
@@ -74,32 +104,33 @@ def product(
         weight, scale, base_weight, base_scale, phases, factor,
         K=size, PAD=pad, FLIP=flip, BLOCK=power_of_2(16 * size * size), num_warps=4,
     )  # fmt: skip
-    cut, block = strips(image), 64
-    columns = c * triton.cdiv(width, cut.strip)
-    tiles = triton.cdiv(n * triton.cdiv(height, 2), block)
-    steps = max(1, tiles * columns // (_PROGRAMS * processors(image)))
+    plan = _plan(_PRODUCT, _PRODUCT_WIDE, size, image, out)
+    columns = c * triton.cdiv(width + plan.origin, plan.strip)
+    tiles = triton.cdiv(n * triton.cdiv(height, 2), plan.block)
+    steps = max(1, tiles * columns // (plan.programs * processors(image)))
     kernel(fw_wt_product)[(columns * triton.cdiv(tiles, steps),)](
         image, deeper, out, phases, factor, base_bias, base_scale, n, c, height, width, steps,
         *image.stride()[:3], *out.stride()[:3],
-        K=size, PAD=pad, STRIP=cut.strip, WINDOW=cut.window, LEFT=cut.left,
-        X_VECTOR=_vector(image), Y_VECTOR=_vector(out), BLOCK_M=block, STAGES=1, num_warps=4,
+        K=size, PAD=pad, STRIP=plan.strip, WINDOW=plan.window, LEFT=plan.left, ORIGIN=plan.origin,
+        X_VECTOR=vector(image), Y_VECTOR=vector(out), BLOCK_M=plan.block, AHEAD=plan.stages > 0,
+        num_warps=plan.warps,
     )  # fmt: skip
 
 
 def gram(x: Tensor, grad: Tensor, size: int) -> Tensor:
     """Shares of the gradients of the phases' weights and, behind them, of the sum of `grad`."""
     n, c, height, width = x.shape
-    cut, block = strips(x), 32
-    count = triton.cdiv(width, cut.strip)
-    tiles = triton.cdiv(n * triton.cdiv(height, 2), block)
-    steps = max(1, tiles * c * count // (_SHARES * processors(x)))
+    plan = _plan(_GRAM, _GRAM_WIDE, size, x, grad)
+    count = triton.cdiv(width + plan.origin, plan.strip)
+    tiles = triton.cdiv(n * triton.cdiv(height, 2), plan.block)
+    steps = max(1, tiles * c * count // (plan.programs * processors(x)))
     shares = count * triton.cdiv(tiles, steps)
     partial = x.new_empty((shares, c, 16 * size * size + 1), dtype=torch.float32)
     kernel(fw_wt_gram)[(shares * c,)](
         x, grad, partial, n, c, height, width, steps, shares,
         *x.stride()[:3], *grad.stride()[:3],
-        K=size, PAD=(size - 1) // 2, STRIP=cut.strip, WINDOW=cut.window, LEFT=cut.left,
-        X_VECTOR=_vector(x), G_VECTOR=_vector(grad), BLOCK_M=block,
-        BLOCK_D=power_of_2(2 * size), STAGES=1, num_warps=4,
+        K=size, PAD=(size - 1) // 2, STRIP=plan.strip, WINDOW=plan.window, LEFT=plan.left,
+        ORIGIN=plan.origin, X_VECTOR=vector(x), G_VECTOR=vector(grad), BLOCK_M=plan.block,
+        BLOCK_D=power_of_2(2 * size), STAGES=plan.stages, num_warps=plan.warps,
     )  # fmt: skip
     return partial
