@@ -100,6 +100,8 @@ CASES = {
         "shape=(1, 1, 14, 40), levels=1, kernel=9, dtype=bf16",
         "shape=(1, 2, 6, 24), levels=0, kernel=4, dtype=bf16",
         "shape=(1, 1, 4, 80), levels=1, kernel=5, dtype=f16",  # rows of whole sectors
+        "shape=(1, 2, 13, 22), levels=4, kernel=1, dtype=bf16",  # low bands, also of one pixel
+        "shape=(1, 1, 65, 66), levels=2, kernel=1, dtype=f16",  # a plane too large for that
         "shape=(1, 1, 5, 4), levels=1, kernel=6",
         "shape=(1, 1, 3, 2), levels=1, kernel=8, bias=False",
         "shape=(2, 3, 5, 5), levels=0, kernel=1, bias=False",
