@@ -48,14 +48,14 @@ def fw_wt_product(
     x_ptr, deeper_ptr, y_ptr, phases_ptr, factor_ptr, bb_ptr, bs_ptr, N, C, H, W, steps,
     xn, xc, xh, yn, yc, yh,
     K: tl.constexpr, PAD: tl.constexpr, STRIP: tl.constexpr, WINDOW: tl.constexpr,
-    LEFT: tl.constexpr, ORIGIN: tl.constexpr, X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr,
-    BLOCK_M: tl.constexpr, AHEAD: tl.constexpr,
+    LEFT: tl.constexpr, X_VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, BLOCK_M: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """y of a strip, of `steps` times `BLOCK_M` pairs of rows of any images."""
     h, w = tl.cdiv(H, 2), tl.cdiv(W, 2)
-    strips = tl.cdiv(W + ORIGIN, STRIP)
+    strips = tl.cdiv(W, STRIP)
     pid = tl.program_id(0).to(tl.int64)
-    first = (pid % strips).to(tl.int32) * STRIP - ORIGIN
+    first = (pid % strips).to(tl.int32) * STRIP
     c = pid // strips % C
     start = (pid // (strips * C)).to(tl.int32) * steps * BLOCK_M
     xh = xh // X_VECTOR * X_VECTOR
@@ -98,8 +98,7 @@ def fw_wt_product(
             total = fw_dot(x, matrices[y], total, "ieee")
         total = total * factor + bias
         row = 2 * i[:, None] + o // STRIP
-        within = (column >= 0) & (column < W // Y_VECTOR * Y_VECTOR)
-        inside = exists[:, None] & within & (row < H)
+        inside = exists[:, None] & (column < W // Y_VECTOR * Y_VECTOR) & (row < H)
         if deeper_ptr is not None:
             deep = deeper_ptr + (((n * C + c) * h + i) * w)[:, None] + column // 2
             total += tl.load(deep, mask=inside, other=0.0) * 0.5
@@ -117,7 +116,7 @@ def fw_wt_gram(
     """A program's share of the gradients of the phases' weights, and of the sum of gradients.
 
     Products of all pixels of a pair of rows with all of K others are summed up; those of one phase
-    and distance stand on a diagonal.
+    and distance stand on a diagonal. The first strip begins `ORIGIN` left of the image.
     """
     h = tl.cdiv(H, 2)
     strips = tl.cdiv(W + ORIGIN, STRIP)

@@ -30,8 +30,6 @@ class Plan(NamedTuple):
         strip: the columns that it serves.
         window: the columns that it reads for them, of which `left` are on their left.
         left: see there.
-        origin: how far left of the image the first strip begins. Windows then begin where sectors
-            of memory do, if rows do.
         block: the pairs of rows of a tile.
         warps: of a program.
         stages: of the pipeline of loads; 1 is none, 0 loads what a product needs just before it,
@@ -43,7 +41,6 @@ class Plan(NamedTuple):
     strip: int
     window: int
     left: int
-    origin: int
     block: int
     warps: int
     stages: int
@@ -52,27 +49,24 @@ class Plan(NamedTuple):
 
 # Measured on an H200, of at most that many columns.
 _PRODUCT = {
-    8: Plan(8, 8, 0, 0, 64, 4, 1, 8),
-    16: Plan(16, 16, 0, 0, 64, 2, 1, 8),
-    32: Plan(32, 32, 0, 0, 128, 4, 0, 8),
-    64: Plan(16, 32, _MARGIN, 0, 64, 4, 1, 8),
+    8: Plan(8, 8, 0, 64, 4, 1, 8),
+    16: Plan(16, 16, 0, 64, 2, 1, 8),
+    32: Plan(32, 32, 0, 128, 4, 0, 8),
+    64: Plan(16, 32, _MARGIN, 64, 4, 1, 8),
 }
-_PRODUCT_WIDE = Plan(16, 32, _MARGIN, 0, 64, 4, 0, 24)
+_PRODUCT_WIDE = Plan(16, 32, _MARGIN, 64, 4, 0, 24)
 _GRAM = {
-    8: Plan(8, 8, 0, 0, 32, 4, 1, 8),
-    16: Plan(16, 16, 0, 0, 16, 4, 3, 8),
-    64: Plan(16, 32, _MARGIN, 0, 16, 4, 3, 8),
+    8: Plan(8, 8, 0, 32, 4, 1, 8),
+    16: Plan(16, 16, 0, 16, 4, 3, 8),
+    64: Plan(16, 32, _MARGIN, 16, 4, 3, 8),
 }
-_GRAM_WIDE = Plan(16, 32, _MARGIN, 0, 32, 4, 3, 8)
+_GRAM_WIDE = Plan(16, 32, _MARGIN, 32, 4, 3, 24)
 
 
-def _plan(plans: dict[int, Plan], wide: Plan, size: int, *images: Tensor) -> Plan:
-    width = images[0].shape[3]
-    plan = next((p for limit, p in plans.items() if width <= limit), wide)
+def _plan(plans: dict[int, Plan], wide: Plan, size: int, width: int) -> Plan:
     if size > _SMALL and width > 16:
-        plan = wide
-    sectors = all(vector(t, 16) == 16 for t in images)
-    return plan._replace(origin=_MARGIN) if plan.left and sectors else plan
+        return wide
+    return next((plan for limit, plan in plans.items() if width <= limit), wide)
 
 
 def suits(size: int, *images: Tensor) -> bool:
@@ -104,14 +98,14 @@ def product(
         weight, scale, base_weight, base_scale, phases, factor,
         K=size, PAD=pad, FLIP=flip, BLOCK=power_of_2(16 * size * size), num_warps=4,
     )  # fmt: skip
-    plan = _plan(_PRODUCT, _PRODUCT_WIDE, size, image, out)
-    columns = c * triton.cdiv(width + plan.origin, plan.strip)
+    plan = _plan(_PRODUCT, _PRODUCT_WIDE, size, width)
+    columns = c * triton.cdiv(width, plan.strip)
     tiles = triton.cdiv(n * triton.cdiv(height, 2), plan.block)
     steps = max(1, tiles * columns // (plan.programs * processors(image)))
     kernel(fw_wt_product)[(columns * triton.cdiv(tiles, steps),)](
         image, deeper, out, phases, factor, base_bias, base_scale, n, c, height, width, steps,
         *image.stride()[:3], *out.stride()[:3],
-        K=size, PAD=pad, STRIP=plan.strip, WINDOW=plan.window, LEFT=plan.left, ORIGIN=plan.origin,
+        K=size, PAD=pad, STRIP=plan.strip, WINDOW=plan.window, LEFT=plan.left,
         X_VECTOR=vector(image), Y_VECTOR=vector(out), BLOCK_M=plan.block, AHEAD=plan.stages > 0,
         num_warps=plan.warps,
     )  # fmt: skip
@@ -120,8 +114,11 @@ def product(
 def gram(x: Tensor, grad: Tensor, size: int) -> Tensor:
     """Shares of the gradients of the phases' weights and, behind them, of the sum of `grad`."""
     n, c, height, width = x.shape
-    plan = _plan(_GRAM, _GRAM_WIDE, size, x, grad)
-    count = triton.cdiv(width + plan.origin, plan.strip)
+    plan = _plan(_GRAM, _GRAM_WIDE, size, width)
+    # windows of wide images begin where sectors of memory do, if rows do
+    sectors = plan is _GRAM_WIDE and all(vector(t, 16) == 16 for t in (x, grad))
+    origin = plan.left if sectors else 0
+    count = triton.cdiv(width + origin, plan.strip)
     tiles = triton.cdiv(n * triton.cdiv(height, 2), plan.block)
     steps = max(1, tiles * c * count // (plan.programs * processors(x)))
     shares = count * triton.cdiv(tiles, steps)
@@ -130,7 +127,7 @@ def gram(x: Tensor, grad: Tensor, size: int) -> Tensor:
         x, grad, partial, n, c, height, width, steps, shares,
         *x.stride()[:3], *grad.stride()[:3],
         K=size, PAD=(size - 1) // 2, STRIP=plan.strip, WINDOW=plan.window, LEFT=plan.left,
-        ORIGIN=plan.origin, X_VECTOR=vector(x), G_VECTOR=vector(grad), BLOCK_M=plan.block,
+        ORIGIN=origin, X_VECTOR=vector(x), G_VECTOR=vector(grad), BLOCK_M=plan.block,
         BLOCK_D=power_of_2(2 * size), STAGES=plan.stages, num_warps=plan.warps,
     )  # fmt: skip
     return partial
