@@ -94,6 +94,14 @@ CASES = {
         "shape=(1, 2, 14, 14), levels=3, kernel=2, dtype=bf16",
         "shape=(1, 33, 5, 6), levels=1, kernel=3, channels_last=True, dtype=f16",
         "shape=(1, 2, 37, 23), levels=1, kernel=3",
+        # matrix units: one strip of columns, or several with margins, and the largest filter
+        "shape=(2, 2, 5, 7), levels=1, kernel=5, dtype=f16, weight_dtype=f32",
+        "shape=(3, 2, 9, 41), levels=2, kernel=5, dtype=f16, bias=False",
+        "shape=(1, 1, 14, 40), levels=1, kernel=9, dtype=bf16",
+        "shape=(1, 2, 6, 24), levels=0, kernel=4, dtype=bf16",
+        "shape=(1, 1, 4, 80), levels=1, kernel=5, dtype=f16",  # rows of whole sectors
+        "shape=(1, 2, 13, 22), levels=4, kernel=1, dtype=bf16",  # low bands, also of one pixel
+        "shape=(1, 1, 65, 66), levels=2, kernel=1, dtype=f16",  # a plane too large for that
         "shape=(1, 1, 5, 4), levels=1, kernel=6",
         "shape=(1, 1, 3, 2), levels=1, kernel=8, bias=False",
         "shape=(2, 3, 5, 5), levels=0, kernel=1, bias=False",
@@ -136,12 +144,27 @@ def test_against_the_reference(group: str, pytestconfig: pytest.Config) -> None:
     python(_CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
 
 
-def test_several_tiles_a_program(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(
+    ("few", "case"),
+    [
+        (
+            "_conv_dense_calls as c; c._MANY = 1",
+            ("causal_conv1d", "shape=(1, 2, 4104), dtype=bf16, return_final_states=False"),
+        ),
+        (
+            "_wtconv_matrix_calls as c; few = lambda p: {w: q._replace(programs=1) for w, q in "
+            "p.items()}; c._PRODUCT, c._GRAM = few(c._PRODUCT), few(c._GRAM)",
+            ("wtconv2d", "shape=(16, 2, 9, 5), levels=1, kernel=2, dtype=f16"),
+        ),
+    ],
+)
+def test_several_tiles_a_program(
+    few: str, case: tuple[str, str], pytestconfig: pytest.Config
+) -> None:
     """As only large tensors have them."""
-    few = "from fusewright.backends.triton import _conv_dense_calls as c; c._MANY = 1\n"
-    cases = [("causal_conv1d", ["shape=(1, 2, 4104), dtype=bf16, return_final_states=False"])]
     path = [str(pytestconfig.rootpath / "tests")]
-    python(few + _CHECK.format(path=path, cases=cases), TRITON_INTERPRET="1")
+    check = _CHECK.format(path=path, cases=[(case[0], [case[1]])])
+    python(f"from fusewright.backends.triton import {few}\n{check}", TRITON_INTERPRET="1")
 
 
 def test_without_a_gpu() -> None:

@@ -13,11 +13,13 @@ import torch
 import triton
 from torch import Tensor
 
-from fusewright.backends.triton._launch import kernel, none_like, power_of_2, processors
+from fusewright.backends.triton._launch import kernel, none_like, processors
 from fusewright.backends.triton._math import accumulator, is_double
-from fusewright.backends.triton._reduce import as_gradient
+from fusewright.backends.triton._wtconv_gradients import filter_gradients
 from fusewright.backends.triton._wtconv_kernels import fw_wt_level, fw_wt_low
 from fusewright.backends.triton._wtconv_large import fw_wt_large
+from fusewright.backends.triton._wtconv_lows import fits, lows
+from fusewright.backends.triton._wtconv_matrix_calls import gram, product, suits
 from fusewright.backends.triton._wtconv_shapes import (
     blocks,
     dense,
@@ -29,11 +31,10 @@ from fusewright.backends.triton._wtconv_shapes import (
     walking_blocks,
     whole,
 )
-from fusewright.backends.triton._wtconv_weights import fw_wt_correlate, fw_wt_finish
 
 # The largest filters that are unrolled, less with channels last, where every thread has weights of
 # its own; and how many weights or sums a thread holds in registers.
-_UNROLLED, _UNROLLED_LAST, _HELD, _SUMS = 7, 5, 125, 100
+_UNROLLED, _UNROLLED_LAST, _HELD = 7, 5, 125
 
 
 def forward(
@@ -84,17 +85,21 @@ def backward(
     if wanted[0]:
         grad_x = torch.empty_like(x)
         _apply(grads, grad_x, base_weight, None, base_scale, weights, scales, flip=True)
+    size = base_weight.shape[-1]
+    shares = gram(x, grad_y, size) if needs & 62 and suits(size, x, grad_y) else None
     of_base = (none_like(x), none_like(x), none_like(x))
     if needs & 14:
-        of_base = _filter_gradients(x, grad_y, base_weight, base_scale, base_bias, needs >> 1)
+        of_base = filter_gradients(
+            x, grad_y, base_weight, base_scale, base_bias, needs >> 1, shares
+        )
     of_weights, of_scales = none, list(none)
     if needs & 48:
         images = _low_bands(x, levels)
         bits = (needs >> 4 & 1) | (needs >> 3 & 4)
         found = [
-            _filter_gradients(image, grad, weight, scale, None, bits)
-            for image, grad, weight, scale in zip(
-                images[:levels], grads[:levels], weights, scales, strict=True
+            filter_gradients(image, grad, weight, scale, None, bits, None if level else shares)
+            for level, (image, grad, weight, scale) in enumerate(
+                zip(images[:levels], grads[:levels], weights, scales, strict=True)
             )
         ]
         of_weights, of_scales = [f[0] for f in found], [f[2] for f in found]
@@ -103,6 +108,8 @@ def backward(
 
 def _low_bands(x: Tensor, levels: int) -> list[Tensor]:
     """x and the low bands that levels filter: all but the deepest."""
+    if suits(1, x) and fits(x, levels - 1):
+        return [x, *lows(x, levels - 1)]
     images = [x]
     for _ in range(levels - 1):
         image = images[-1]
@@ -151,7 +158,9 @@ def _apply(
                 None if base_bias is None else base_bias.contiguous(),
                 base_scale.contiguous(),
             )
-        _level(image, deeper, out, parameters, size, size - 1 - pad if flip else pad, flip)
+        at = size - 1 - pad if flip else pad
+        run = product if level == 0 and suits(size, image, out) else _level
+        run(image, deeper, out, parameters, size, at, flip)
         deeper = out
 
 
@@ -205,85 +214,3 @@ def _level(
         **whole(image, out),
         **block,
     )
-
-
-def _filter_gradients(
-    x: Tensor,
-    grad: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    bits: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a level's filters or, with as many filters as channels, of the base's.
-
-    `bits` asks for those of the weight, of the bias and of the scale.
-    """
-    dims, channels, size = x.dim() - 2, x.shape[1], weight.shape[-1]
-    is_base = weight.shape[0] == channels
-    rows = size if dims == 2 else 1
-    bands = 1 if is_base else 2**dims
-    extent = list(x.shape[2:]) if is_base else halves(x)
-    height = extent[0] if dims == 2 else 1
-    tap_rows = rows if bands * rows * size <= _SUMS else 1
-    block = walking_blocks(x, [x.shape[0], extent[-1]])
-    tiles = triton.cdiv(x.shape[0] * extent[-1], block["BLOCK_P"])
-    groups = triton.cdiv(channels, block["BLOCK_C"]) * (rows // tap_rows)
-    filling = triton.cdiv(4 * processors(x), groups)
-    chunks = max(1, min(height // (2 * size), triton.cdiv(filling, tiles)))
-    chunk = triton.cdiv(height, chunks)
-    chunks = triton.cdiv(height, chunk)
-    steps = triton.cdiv(tiles * chunks, filling)
-    shares = triton.cdiv(tiles * chunks, steps)
-    sums = bands * rows * size + 1
-    partial = x.new_empty((shares, channels, sums), dtype=accumulator(x))
-    kernel(fw_wt_correlate)[(shares * groups,)](
-        x,
-        grad,
-        partial,
-        x.shape[0],
-        *sizes(x),
-        steps,
-        tiles * chunks,
-        chunks,
-        chunk,
-        *strides(x),
-        *strides(grad),
-        DIMS=dims,
-        HAAR=not is_base,
-        K=size,
-        PAD=(size - 1) // 2,
-        TAP_ROWS=tap_rows,
-        DOUBLE=is_double(x),
-        **whole(x, grad),
-        **block,
-        num_warps=4,
-    )
-    taps = power_of_2(rows * size)
-    like = (weight, bias, scale)
-    found = [
-        t.new_empty(t.shape) if bits >> i & 1 and t is not None else None
-        for i, t in enumerate(like)
-    ]
-    kernel(fw_wt_finish)[(weight.shape[0],)](
-        partial,
-        weight.contiguous(),
-        scale.contiguous(),
-        None if bias is None else bias.contiguous(),
-        found[0],
-        found[2],
-        found[1],
-        shares,
-        channels,
-        BANDS=bands,
-        TAPS=rows * size,
-        DOUBLE=is_double(x),
-        BLOCK_S=max(1, min(512 // taps, power_of_2(shares))),
-        BLOCK_T=taps,
-        num_warps=1,
-    )
-    first, second, third = (
-        none_like(x) if f is None or t is None else as_gradient(f, t)
-        for f, t in zip(found, like, strict=True)
-    )
-    return first, second, third

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -64,6 +65,11 @@ def sizes(image: Tensor) -> tuple[int, int, int]:
 def strides(image: Tensor) -> tuple[int, ...]:
     s = image.stride()
     return s if len(s) == 4 else (s[0], s[1], 0, s[2])
+
+
+def vector(image: Tensor, most: int = 8) -> int:
+    """How many pixels are loaded at once: rows must begin and end at multiples of it."""
+    return math.gcd(most, image.shape[3], *image.stride()[:3])
 
 
 def whole(*images: Tensor) -> dict[str, bool]:

@@ -13,6 +13,7 @@ from fusewright.backends.triton._wtconv_blocks import (
     wt_jit,
 )
 from fusewright.backends.triton._wtconv_kernels import fw_wt_fill
+from fusewright.backends.triton._wtconv_phases import fw_wt_phase_at, fw_wt_sign
 
 
 @triton.jit
@@ -125,15 +126,39 @@ def fw_wt_push(rows, row, SIZE: tl.constexpr, COUNT: tl.constexpr):
     return many
 
 
+@triton.jit
+def fw_wt_of_phases(ptr, f, tap, mask, BANDS: tl.constexpr, K: tl.constexpr):
+    """The gradients of a filter's taps, from those of the weights to which they add."""
+    PAD: tl.constexpr = (K - 1) // 2
+    y, x = tap // K, tap % K
+    total = tl.zeros(mask.shape, tl.float32)
+    for p in tl.static_range(2):
+        for q in tl.static_range(2):
+            if BANDS == 1:
+                row, column = y + PAD + p, x + PAD + q
+                at = fw_wt_phase_at(row // 2, row % 2, p, q, column, K)
+                total += tl.load(ptr + at, mask=mask, other=0.0)
+            else:
+                for s in tl.static_range(2):
+                    for r in tl.static_range(2):
+                        at = fw_wt_phase_at(y, s, p, q, 2 * x + r, K)
+                        sign = fw_wt_sign(f % BANDS, p ^ s, q ^ r) * 0.25
+                        total += tl.load(ptr + at, mask=mask, other=0.0) * sign
+    return total
+
+
 @wt_jit
 def fw_wt_finish(
     partial_ptr, w_ptr, scale_ptr, bias_ptr, dw_ptr, dscale_ptr, dbias_ptr, shares, C,
-    BANDS: tl.constexpr, TAPS: tl.constexpr, DOUBLE: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
+    BANDS: tl.constexpr, TAPS: tl.constexpr, K: tl.constexpr, PHASES: tl.constexpr,
+    DOUBLE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one filter, of its scale, and of the base's bias, from the shares."""
+    """The gradients of one filter, of its scale, and of the base's bias, from the shares.
+
+    Those are of the filters themselves or, with PHASES, of the weights of `fw_wt_phases`.
+    """
     ACC: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    SUMS: tl.constexpr = BANDS * TAPS + 1
+    SUMS: tl.constexpr = (16 * K * K if PHASES else BANDS * TAPS) + 1
     f = tl.program_id(0).to(tl.int64)
     taps = tl.arange(0, BLOCK_T)
     mask = taps < TAPS
@@ -142,8 +167,12 @@ def fw_wt_finish(
     for start in range(0, shares, BLOCK_S):
         share = start + tl.arange(0, BLOCK_S).to(tl.int64)
         row = partial_ptr + (share * C + f // BANDS) * SUMS
-        at = row[:, None] + f % BANDS * TAPS + taps[None, :]
-        total += tl.load(at, mask=(share < shares)[:, None] & mask[None, :], other=0.0)
+        within = (share < shares)[:, None] & mask[None, :]
+        if PHASES:
+            total += fw_wt_of_phases(row[:, None], f, taps[None, :], within, BANDS, K)
+        else:
+            at = row[:, None] + f % BANDS * TAPS + taps[None, :]
+            total += tl.load(at, mask=within, other=0.0)
         if bias_ptr is not None:
             own += tl.load(row + SUMS - 1, mask=share < shares, other=0.0)
     sums = tl.sum(total, 0)
