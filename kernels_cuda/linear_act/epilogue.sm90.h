@@ -136,12 +136,7 @@ struct RowEpilogue {
         if (params.pre != nullptr) store(params.pre + at, values, step, rows);
         dispatch(params.activation, [&](auto act) CUTLASS_LAMBDA_FUNC_INLINE {
             CUTLASS_PRAGMA_UNROLL
-            for (int i = 0; i < kAtOnce; ++i) {
-                CUTLASS_PRAGMA_UNROLL
-                for (int j = 0; j < kPack; ++j) {
-                    values[i][j] = fast_activate<act.value>(values[i][j]);
-                }
-            }
+            for (int i = 0; i < kAtOnce; ++i) fast_activate_all<act.value>(values[i]);
         });
         store(params.y + at, values, step, rows);
     }

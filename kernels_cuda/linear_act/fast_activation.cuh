@@ -1,5 +1,6 @@
 // The activations for results that are rounded to 16 bits: few instructions, the hardware's
-// approximate exponential and reciprocal, relative errors below 2^-11 wherever fp16 is normal.
+// approximate exponential and reciprocal. Relative errors are below 2^-11 wherever fp16 is normal,
+// but gelu's, which are of the size of what fp16 loses by rounding x.
 #pragma once
 
 #include "activation.cuh"
@@ -26,17 +27,18 @@ __device__ __forceinline__ float sigmoid_of(float scaled) {
 }
 __device__ __forceinline__ float fast_sigmoid(float x) { return sigmoid_of(-kLog2E * x); }
 
-// gelu is x Φ(x) with logit Φ(x) = x q(x²): a polynomial for q, fitted up to |x| = 5.6.
-__device__ __forceinline__ float gelu_sigmoid(float x) {
-    const float t = fminf(x * x, 31.36f);
-    float q = 2.2435330e-8f;
-    q = fmaf(q, t, -1.7251121e-6f);
-    q = fmaf(q, t, 3.3974796e-5f);
-    q = fmaf(q, t, 8.8278026e-4f);
-    q = fmaf(q, t, -1.0695869e-1f);
-    q = fmaf(q, t, -2.3005755f);
-    return sigmoid_of(q * x);
+// gelu is x Φ(x) with logit Φ(x) = x q(x²): a polynomial for q, fitted up to |x| = 5.6. The error
+// of Φ is below 2^-11.6 (1 + x²), as rounding x to 16 bits costs in proportion to x²; beyond, x q
+// goes on to infinity.
+__device__ __forceinline__ float gelu_scaled(float x) {
+    const float t = x * x;
+    float q = -1.092166e-5f;
+    q = fmaf(q, t, 1.3338737e-3f);
+    q = fmaf(q, t, -1.0842996e-1f);
+    q = fmaf(q, t, -2.2997644f);
+    return q * x;
 }
+__device__ __forceinline__ float gelu_sigmoid(float x) { return sigmoid_of(gelu_scaled(x)); }
 __device__ __forceinline__ float gelu_tanh_sigmoid(float x) {
     return sigmoid_of(x * fmaf(x * x, -0.10294324f, -2.3022082f));
 }
@@ -80,6 +82,40 @@ __device__ __forceinline__ float fast_activate_grad(float x) {
         return 4.f * fast_sigmoid(x + x) * fast_sigmoid(-x - x);
     }
     return activate_grad<act>(x);
+}
+
+// max(x, least) that keeps NaN, which fmaxf drops.
+__device__ __forceinline__ float at_least(float x, float least) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
+    return y;
+}
+
+// The activation of many values. In silu and gelu two sigmoids share a reciprocal, that of the
+// product of their divisors: finite from `least` on, below which y is as good as 0, and no NaN, as
+// one would reach the neighbour.
+template <Activation act, int n>
+__device__ __forceinline__ void fast_activate_all(float (&values)[n]) {
+    if constexpr (act == Activation::silu || act == Activation::gelu) {
+        static_assert(n % 2 == 0);
+        constexpr float least = act == Activation::silu ? -43.f : -8.f;
+#pragma unroll
+        for (int i = 0; i < n; i += 2) {
+            float divisor[2];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                const float x = fmaxf(values[i + j], least);
+                const float scaled = act == Activation::silu ? -kLog2E * x : gelu_scaled(x);
+                divisor[j] = 1.f + fast_exp2(scaled);
+            }
+            const float shared = fast_reciprocal(divisor[0] * divisor[1]);
+            values[i] = at_least(values[i], least) * (shared * divisor[1]);
+            values[i + 1] = at_least(values[i + 1], least) * (shared * divisor[0]);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < n; ++i) values[i] = fast_activate<act>(values[i]);
+    }
 }
 
 // Calls f with the activation as a type, in device code; the branch is the same for a whole grid.

@@ -61,6 +61,39 @@ def test_rows_and_columns_of_whole_packs(
         check_values(LINEAR_ACT, (*args[:-1], False), backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_more_tiles_than_multiprocessors(
+    backend: str, device: str, dtype: torch.dtype, activation: str
+) -> None:
+    """With fewer tiles CUDA's 16-bit products are cuBLAS's."""
+    if device != "cuda":
+        pytest.skip("the choice is made on GPUs")
+    args = LINEAR_ACT.sample(
+        dtype=dtype, device=device, activation=activation, shape=(1540, 72), out_features=1416
+    )
+    check_values(LINEAR_ACT, args, backend)
+    check_values(LINEAR_ACT, (*args[:-1], False), backend, gradients=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_keeps_to_its_column(
+    backend: str, device: str, dtype: torch.dtype, activation: str
+) -> None:
+    rows, columns = (1540, 1416) if device == "cuda" else (20, 24)
+    x, weight, bias, *_ = LINEAR_ACT.sample(
+        dtype=dtype, device=device, shape=(rows, 16), out_features=columns
+    )
+    least = torch.finfo(dtype).min / 2
+    bias[[1, 3, 5, 6]] = torch.tensor([torch.nan, 1e4, torch.nan, least]).to(bias)
+    y = fusewright.linear_act(x, weight, bias, activation=activation, backend=backend)
+    own = fusewright.linear_act(x, weight, bias, activation=activation, backend="reference")
+    torch.testing.assert_close(y, own, rtol=0.02, atol=0.05, equal_nan=True)
+    if activation not in ("none", "tanh"):
+        assert y[:, 6].abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("rows", [*range(1, 18), 27, 32, 33])
 def test_few_rows(backend: str, device: str, rows: int) -> None:
     """Tiles of rows and of columns that end early, an inner dimension of several blocks."""
