@@ -89,12 +89,12 @@ def fw_wt_product(
                 )  # fmt: skip
         total = tl.zeros((BLOCK_M, 2 * STRIP), tl.float32)
         for y in tl.static_range(K):
-            if AHEAD:
-                x = rows[y]
-            else:
+            if not AHEAD:
                 x = fw_wt_pairs(
                     pairs, i, first - LEFT, exists, H, W, xh, y - PAD, WINDOW, X_VECTOR
                 )  # fmt: skip
+            else:
+                x = rows[y]
             total = fw_dot(x, matrices[y], total, "ieee")
         total = total * factor + bias
         row = 2 * i[:, None] + o // STRIP
