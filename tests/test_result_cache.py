@@ -465,6 +465,8 @@ import os, threading, torch
 from fusewright.backends import cpu
 import fusewright as fw
 torch.set_num_threads(1)
+# A child can't finish what another thread had begun to import or to set up.
+fw.rms_norm(torch.randn(2048, 1024), backend="cpu")
 stop = False
 def work():
     x = torch.randn(2048, 1024)
