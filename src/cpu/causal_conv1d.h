@@ -127,18 +127,4 @@ Vec<A> finish(const Problem<A>& p, Vec<A> pre, int64_t b, int64_t t, int64_t n) 
     return p.masked() ? keep(load_some(p.tap(b, 0) + t, n), y) : y;
 }
 
-template <class F>
-void with_width(int64_t width, F&& f) {
-    switch (width) {
-        case 2:
-            return f(std::integral_constant<int, 2>{});
-        case 3:
-            return f(std::integral_constant<int, 3>{});
-        case 4:
-            return f(std::integral_constant<int, 4>{});
-        default:
-            return f(std::integral_constant<int, 0>{});
-    }
-}
-
 }  // namespace fusewright::cpu::FW_ISA

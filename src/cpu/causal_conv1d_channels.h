@@ -154,7 +154,7 @@ void forward_channels(const Problem<A>& p, const Tensor& x, const Tensor& y) {
         }
         stream_fence();
     };
-    with_width(p.width, [&](auto width) {
+    with_constant<2, 3, 4>(p.width, [&](auto width) {
         for_each_tile(p, kForwardChunk, [&](auto... at) { body(width, at...); });
     });
 }
@@ -301,7 +301,7 @@ void backward_channels(const Problem<A>& p, const ChannelLast<A>& c, const Tenso
             }
         }
     };
-    with_width(p.width, [&](auto width) {
+    with_constant<2, 3, 4>(p.width, [&](auto width) {
         for_each_tile(p, chunk, [&](auto... at) { body(width, at...); });
     });
 }

@@ -45,7 +45,7 @@ void forward_rows(const Problem<A>& p, const Tensor& x, const Tensor& y) {
     T* out = y.mutable_data_ptr<T>();
     const int64_t grain = std::max<int64_t>(1, kGrain / (p.length + 1));
     const bool stream = worth_streaming(y);
-    with_width(p.width, [&](auto width) {
+    with_constant<2, 3, 4>(p.width, [&](auto width) {
         // Other widths, and a history longer than a vector, read a padded copy of the row.
         constexpr bool in_lanes = 0 < width && width - 1 <= Vec<A>::size;
         const bool padding = !in_lanes || p.masked();
@@ -187,7 +187,7 @@ void backward_rows(const Problem<A>& p, const Tensor& x, const Tensor& grad,
     T* to = dx.mutable_data_ptr<T>();
     const int64_t history = p.width - 1;
     const int64_t grain = std::max<int64_t>(1, kGrain / (p.length + 1));
-    with_width(p.width, [&](auto width) {
+    with_constant<2, 3, 4>(p.width, [&](auto width) {
         torch::stable::parallel_for(
             0, p.batch * p.channels, grain, [&](int64_t begin, int64_t end) {
                 RowScratch<A> s(p);

@@ -188,6 +188,13 @@ FW_INLINE void repeat(F&& f) {
     repeat<count>(f, std::make_integer_sequence<int, count>{});
 }
 
+// Calls f(n) with n as a constant where it is one of those, else f(0).
+template <int... known, class F>
+void with_constant(int64_t n, F&& f) {
+    const bool found = ((n == known && (f(std::integral_constant<int, known>{}), true)) || ...);
+    if (!found) f(std::integral_constant<int, 0>{});
+}
+
 // Lanes of two vectors, numbered through both.
 template <class V, int... lane>
 inline V pick_lanes(V a, V b, std::integer_sequence<int, lane...>) {

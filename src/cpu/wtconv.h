@@ -59,20 +59,6 @@ struct Taps {
     int64_t rows, columns, begin, end;
 };
 
-template <class F>
-void with_kernel_width(int64_t kernel, F&& f) {
-    switch (kernel) {
-        case 3:
-            return f(std::integral_constant<int, 3>{});
-        case 5:
-            return f(std::integral_constant<int, 5>{});
-        case 7:
-            return f(std::integral_constant<int, 7>{});
-        default:
-            return f(std::integral_constant<int, 0>{});
-    }
-}
-
 // Keeps the compiler from loading x again at every use, and from carrying it from one round of a
 // loop to the next, which costs moves.
 template <class A>
@@ -338,7 +324,7 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
                            above + s.height[level]};
         const int64_t pitch = s.pitch(level) * lanes;
         const A* in = p.under(level, band, r, before);
-        with_kernel_width(s.kernel, [&](auto width) {
+        with_constant<3, 5, 7>(s.kernel, [&](auto width) {
             constexpr int kernel = sizeof(A) == 4 ? int(width) : 0;
             if (dims == 2 && rows == 2) {
                 filter_rows<dims, kernel>(in, pitch, taps, s.width[level], start, out, ahead);

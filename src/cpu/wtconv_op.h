@@ -196,7 +196,7 @@ void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, cons
     const Strides<2> in(x), out(y);
     const int64_t taps = s.taps(), before = (s.kernel - 1) / 2;
     const bool stream = worth_streaming(y);
-    with_kernel_width(s.kernel, [&](auto kernel) {
+    with_constant<3, 5, 7>(s.kernel, [&](auto kernel) {
         for_each_item<2, A>(
             s,
             [&] {
@@ -374,7 +374,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensors, Tensors> wtconv_backward(
         std::vector<A> sums(needs_parameters ? items * sums_size : 0);
         if (x.numel() > 0) {
             const Strides<dims> in(x), from(grad), out(needs_x ? dx : x);
-            with_kernel_width(s.kernel, [&](auto kernel) {
+            with_constant<3, 5, 7>(s.kernel, [&](auto kernel) {
                 for_each_item<dims, A>(s, [&] {
                     return [&, of_grad = Pyramid<dims, A>(s), of_x = Pyramid<dims, A>(s),
                             images = Images<dims, A>(s),
