@@ -1,6 +1,7 @@
 """Calls that reach every CUDA kernel: each fast path, and what is beside them.
 
-As a script it makes them all, or those of the operators named, for a sanitizer: see docs/cuda.md.
+As a script it makes them all, or those named (`rms_norm`, `linear_act:3`), for a sanitizer: see
+docs/cuda.md.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"shape": (150, 128), "out_features": 136, "activation": "silu"},
         {"shape": (300, 264), "out_features": 264, "activation": "gelu_tanh"},
         {"shape": (65, 33), "out_features": 35, "activation": "relu", "bias": False},
+        # as many tiles as Hopper's own kernel asks for
+        {"shape": (1500, 72), "out_features": 1544, "activation": "silu"},
+        {"shape": (1500, 72), "out_features": 1544, "activation": "gelu"},
     ],
 }
 
@@ -108,16 +112,23 @@ def run(op: Op, leaves: Sequence[Any]) -> list[Tensor]:
     return [*outputs, *written, *(g for g in found if g is not None)]
 
 
+def call(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+    """One call with all that is computed from it, its inputs drawn on the host."""
+    op = ops.load_all()[name]
+    leaves = leaves_of(op, op.sample(dtype=dtype, **options), device="cuda")
+    if name == "linear_act":  # the products of its gradient are cuBLAS's
+        for leaf in leaves[:2]:
+            leaf.requires_grad_(False)
+        with torch.no_grad():  # what the gradient needs is not stored then
+            run(op, leaves)
+    run(op, leaves)
+    torch.cuda.synchronize()
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CALLS:
-        for options in CALLS[name]:
+    for wanted in sys.argv[1:] or CALLS:
+        name, _, index = wanted.partition(":")
+        for options in CALLS[name][int(index) :][:1] if index else CALLS[name]:
             for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
                 print(name, options, dtype, flush=True)
-                op = ops.load_all()[name]
-                # drawn on the host: the generator's kernels are not what is checked
-                leaves = leaves_of(op, op.sample(dtype=dtype, **options), device="cuda")
-                if name == "linear_act":  # the products of its gradient are cuBLAS's
-                    for leaf in leaves[:2]:
-                        leaf.requires_grad_(False)
-                run(op, leaves)
-                torch.cuda.synchronize()
+                call(name, options, dtype)
