@@ -47,6 +47,18 @@ def _tile(columns: int, limit: int, each: int, most: int, x: Tensor) -> Tile | N
     return Tile(rows, block, warps)
 
 
+def _forward_each(centred: bool, columns: int, residual: Tensor | None) -> int:
+    """How many elements a thread of the forward has, as measured on an H200.
+
+    32 in place of 16 keep more rows on their way: 8 % with a residual at 1024 columns, 4 with two
+    sums at 8192; 16 are faster by 4 with two sums over short rows that fill their tile.
+    """
+    if residual is not None:
+        return 32 if centred or columns <= 1024 else 16
+    short = columns <= 4096 and columns == power_of_2(columns)
+    return 32 if centred and not short else 16
+
+
 def forward(
     centred: bool,
     x: Tensor,
@@ -68,8 +80,7 @@ def forward(
     if x.numel() == 0:
         return y, total, mean, rstd
     view = as_rows(x.shape, norm_dims, [x, residual])
-    # what is centred takes more registers: with 32 elements a thread more rows are on their way
-    tile = _tile(view.columns, _FORWARD_ROW, 32 if centred else 16, 8, x)
+    tile = _tile(view.columns, _FORWARD_ROW, _forward_each(centred, view.columns, residual), 8, x)
     rows, columns, warps = tile or Tile(1, _PIECE, 16)
     function = fw_norm_forward_long if tile is None else fw_norm_forward
     full = {} if tile is None else {"FULL": view.columns == columns}
