@@ -68,6 +68,14 @@ template <int threads_, int packs_, int rows_ = 1>
 struct RowShape {
     static constexpr int threads = threads_, packs = packs_, rows = rows_, block = threads * rows;
     static_assert(rows == 1 || threads == 32);
+    // The row of a thread in a block that has the `i`-th ones.
+    __device__ static int64_t of_thread(unsigned i) {
+        return rows == 1 ? i : int64_t{i} * rows + threadIdx.x / threads;
+    }
+    // Its place among those of the row.
+    __device__ static int lane() {
+        return static_cast<int>(rows == 1 ? threadIdx.x : threadIdx.x % threads);
+    }
 };
 
 // Calls f with the first shape, from the smallest on, that holds rows of `packs`; false where none
@@ -85,9 +93,7 @@ template <class Shape, int N>
 struct RowPacks {
     int columns;
 
-    __device__ static int column(int k) {
-        return (k * Shape::threads + static_cast<int>(threadIdx.x) % Shape::threads) * N;
-    }
+    __device__ static int column(int k) { return (k * Shape::threads + Shape::lane()) * N; }
     // Calls f(k, column) for those that the row has.
     template <class F>
     __device__ void each(F&& f) const {
@@ -125,6 +131,14 @@ __device__ inline void dispatch_fused(Activation activation, F&& f) {
     if constexpr (fused == Fused::any) dispatch_common(activation, f);
 }
 
+// The compiler no longer knows what is in 16 bytes, so that it does not keep them unpacked.
+template <class P>
+__device__ inline void forget(P& pack) {
+    static_assert(sizeof(P) == 16);
+    auto& words = reinterpret_cast<uint4&>(pack);
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+}
+
 // A parameter's elements for this thread's columns; one that is absent is 1 or 0 everywhere. They
 // stay packed in registers, as floats they would not fit; those of another type are read when asked
 // for.
@@ -140,7 +154,12 @@ struct RowParameter {
     Untyped from;
     uint4 words[kept ? Shape::packs : 1];
 
+    __device__ explicit RowParameter(const Untyped& from) : from(from) {}
     __device__ RowParameter(const Untyped& from, const RowPacks<Shape, N>& in_row) : from(from) {
+        read(in_row);
+    }
+    // Before the first `get`.
+    __device__ void read(const RowPacks<Shape, N>& in_row) {
         if constexpr (kept) {
 #pragma unroll
             for (int k = 0; k < Shape::packs; ++k) {
@@ -156,10 +175,7 @@ struct RowParameter {
     __device__ void get(int k, int i, float (&values)[N]) {
         if constexpr (kept) {
             // in a loop they would be unpacked ahead of it, into more registers than there are
-            if constexpr (fused == Fused::relu) {
-                uint4& pack = words[k];
-                asm volatile("" : "+r"(pack.x), "+r"(pack.y), "+r"(pack.z), "+r"(pack.w));
-            }
+            if constexpr (fused == Fused::relu) forget(words[k]);
             accumulators(reinterpret_cast<const Pack<T, N>&>(words[k]), values);
         } else if (from) {
             load_pack(from, i, values);

@@ -22,47 +22,65 @@ using ForwardShapes =
     RowShapes<RowShape<32, 2, 4>, std::conditional_t<centred, RowShape<32, 4, 4>, RowShape<64, 2>>,
               RowShape<128, 4>, RowShape<256, 4>, RowShape<512, 4>>;
 
+// Whether a row stays packed, and is unpacked again behind its sum: in so few registers that 4096
+// rows of 1024 elements are resident at once.
+template <class Shape, bool centred, Fused fused>
+constexpr bool kStaysPacked = !centred && fused == Fused::none && Shape::threads == 64;
+
 // Blocks of a shape on a multiprocessor that registers are to suffice for.
-template <class Shape, bool centred>
-constexpr int kForwardBlocks = Shape::block >= 512 ? 1 : (centred ? 768 : 896) / Shape::block;
+template <class Shape, bool centred, Fused fused>
+constexpr int kForwardBlocks = kStaysPacked<Shape, centred, fused> ? 2048 / Shape::block
+                               : Shape::block >= 512 ? 1
+                                                     : (centred ? 768 : 896) / Shape::block;
 
 // v = the sum with the residual, in its type R; what is normalised is the sum that is stored,
-// rounding included.
+// rounding included. Where R is T, x becomes that sum.
 template <class R, class T, class Row, int packs, int N>
 __device__ inline void add_residual(const NormForward<T>& io, const Row& in_row, int64_t row,
-                                    const Pack<T, N> (&x)[packs], float (&v)[packs][N]) {
+                                    Pack<T, N> (&x)[packs], float (&v)[packs][N]) {
     const R* from = static_cast<const R*>(io.residual.data) + row * io.residual_rows;
     R* total = static_cast<R*>(io.total.data) + row * in_row.columns;
     Pack<R, N> sums[packs];
     in_row.each([&](int k, int i) { sums[k] = *reinterpret_cast<const Pack<R, N>*>(from + i); });
     in_row.each([&](int k, int i) {
+        float other[N];
         accumulators(x[k], v[k]);
+        accumulators(sums[k], other);
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-            sums[k][j] = from_acc<R>(v[k][j] + to_acc(sums[k][j]));
-            v[k][j] = to_acc(sums[k][j]);
-        }
+        for (int j = 0; j < N; ++j) v[k][j] += other[j];
+        sums[k] = pack_of<R>(v[k]);
+        accumulators(sums[k], v[k]);
         *reinterpret_cast<Pack<R, N>*>(total + i) = sums[k];
+        if constexpr (std::is_same_v<R, T>) x[k] = sums[k];
     });
 }
 
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred>)
+__global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred, fused>)
     norm_forward_kernel(const __grid_constant__ NormForward<T> io,
                         const __grid_constant__ NormParams<float> p) {
     constexpr int N = kPack<T>, threads = Shape::threads, packs = Shape::packs;
     __shared__ BlockScratch<threads, 2, float> scratch;
     int turn = 0;
     const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
-    const int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads;
+    const int64_t row = Shape::of_thread(blockIdx.x);
     if (Shape::rows > 1 && row >= p.rows) return;
     const T* from = io.x + row * io.x_rows;
     Pack<T, N> x[packs];
     in_row.each([&](int k, int i) { x[k] = *reinterpret_cast<const Pack<T, N>*>(from + i); });
-    RowParameter<T, Shape, fused, 1> weights(p.weight, in_row);
-    RowParameter<T, Shape, fused, 0> biases(p.bias, in_row);
+    constexpr bool packed = kStaysPacked<Shape, centred, fused>;
+    RowParameter<T, Shape, fused, 1> weights(p.weight);
+    RowParameter<T, Shape, fused, 0> biases(p.bias);
+    if constexpr (!packed) weights.read(in_row);
+    if constexpr (centred) biases.read(in_row);
     float v[packs][N];
-    if (!io.residual) {
+    if constexpr (packed) {  // the weight waits until the residual's registers are free
+        if (io.residual) {
+            float unpacked[packs][N];
+            add_residual<T>(io, in_row, row, x, unpacked);
+        }
+        weights.read(in_row);
+    } else if (!io.residual) {
         in_row.each([&](int k, int) { accumulators(x[k], v[k]); });
     } else if constexpr (fused == Fused::any) {
         with_element<false>(io.residual.dtype, [&](auto* type) {
@@ -71,9 +89,10 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred>)
     } else {
         add_residual<T>(io, in_row, row, x, v);
     }
-    const float scale = 1.f / static_cast<float>(p.columns);
+    const float scale = 1.f / static_cast<float>(in_row.columns);
     float sums[1] = {0};
     in_row.each([&](int k, int) {
+        if constexpr (packed) accumulators(x[k], v[k]);
 #pragma unroll
         for (int j = 0; j < N; ++j) sums[0] += centred ? v[k][j] : v[k][j] * v[k][j];
     });
@@ -93,15 +112,19 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred>)
         block_sum(moments, scratch, turn);
         if constexpr (kExactMean<T>) rest = moments[1] * scale;
         square = moments[0] * scale - rest * rest;
-        if (threadIdx.x % threads == 0) io.mean[row] = mean + rest;
+        if (Shape::lane() == 0) io.mean[row] = mean + rest;
     }
     const float rstd = rsqrtf(square + p.eps), offset = weight_offset<centred>(p);
-    if (threadIdx.x % threads == 0) io.rstd[row] = rstd;
+    if (Shape::lane() == 0) io.rstd[row] = rstd;
     T* y = io.y + row * p.columns;
     in_row.each([&](int k, int i) {
         float w[N], b[N] = {};
         weights.get(k, i, w);
         if constexpr (centred) biases.get(k, i, b);
+        if constexpr (packed) {
+            forget(x[k]);
+            accumulators(x[k], v[k]);
+        }
 #pragma unroll
         for (int j = 0; j < N; ++j) {
             v[k][j] = (v[k][j] - rest) * rstd;
