@@ -283,7 +283,9 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 const size_t shared = bytes(piped ? 3 : 2);
                 const int64_t resident = std::min(launch.resident(kernel, Shape::block, shared),
                                                   kBackwardBlocks<Shape> * launch.processors());
-                const int64_t grid = std::min(resident, ceil_div<int64_t>(in.rows, Shape::rows));
+                // as few as take the same number of turns, each with its partial sums
+                const int64_t turns = ceil_div<int64_t>(in.rows, Shape::rows * resident);
+                const int64_t grid = ceil_div<int64_t>(in.rows, Shape::rows * turns);
                 const Tensor partial =
                     parameters ? fresh(x, {grid * sums_a_block}, stat) : none_like(x);
                 NormBackward<T> io{};
