@@ -124,8 +124,10 @@ def image_size(op: str, coefficients: Any, size: Any, dims: int) -> Sequence[int
     return size
 
 
-def stacked(op: str, name: str, value: Any) -> list[Any]:
+def stacked(op: str, name: str, value: Any) -> Sequence[Any]:
     """The parameters of all levels as a list; a tensor is none, though it can be iterated."""
+    if type(value) is list or type(value) is tuple:  # the others take longer to tell
+        return value
     if isinstance(value, (Tensor, str)) or not isinstance(value, Iterable):
         fail(
             op,
@@ -164,12 +166,16 @@ def check(
     if len(wavelet_scales) != len(wavelet_weights):
         must = f"be {len(wavelet_weights)} as wavelet_weights"
         fail(op, "len(wavelet_scales)", len(wavelet_scales), must)
+    shape, scales = (bands, 1, *kernel), ((1, bands, *(1,) * dims), (bands,))
     for level, (weight, scale) in enumerate(zip(wavelet_weights, wavelet_scales, strict=True)):
-        if weight.shape != (bands, 1, *kernel):
-            must = f"be {(bands, 1, *kernel)}"
+        if weight.shape != shape:
+            must = f"be {shape}"
             fail(op, f"wavelet_weights[{level}].shape", tuple(weight.shape), must)
-        check_floating(op, f"wavelet_weights[{level}]", weight)
-        _check_scale(op, dims, f"wavelet_scales[{level}]", scale, bands)
+        if scale.shape not in scales or not (
+            weight.dtype.is_floating_point and scale.dtype.is_floating_point
+        ):
+            check_floating(op, f"wavelet_weights[{level}]", weight)
+            _check_scale(op, dims, f"wavelet_scales[{level}]", scale, bands)
 
 
 def _check_scale(op: str, dims: int, name: str, scale: Tensor, channels: int) -> None:

@@ -17,6 +17,17 @@ constexpr int kTileColumns = 7;
 constexpr int kTileColumns = 4;
 #endif
 
+// Which tiles have code of their own that leaves out the zeros beside the plane: those as wide as
+// it, and those at one of its edges. Code for more would make the library larger than it gains.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kWholeTiles = true, kSideTiles = true;
+#elif defined(__AVX2__)
+constexpr bool kWholeTiles = true, kSideTiles = false;
+#else
+constexpr bool kWholeTiles = false, kSideTiles = false;
+#endif
+constexpr int kWidestAtEdges = 5;  // columns of such a filter
+
 // Rows of one level of the Haar transform, without its factor; the border gives odd sizes their
 // zeros.
 template <int dims, class A>
@@ -44,11 +55,12 @@ void haar_rows(const WTConvShape<dims>& s, int64_t level, int64_t first, int64_t
     }
 }
 
-// Rows of pixels with `pitch` elements from one to the next. With a step of 0 all are one pixel.
+// Rows of pixels with `pitch` elements from one to the next. A start whose pitch is 0 is one pixel
+// for all of them.
 template <class A>
 struct Rows {
     A* first;
-    int64_t pitch, step = Vec<std::remove_const_t<A>>::size;
+    int64_t pitch;
 };
 
 // The filter of a band, (row, column, lane), and the lines under it that are not all zeros,
@@ -73,28 +85,37 @@ FW_INLINE void in_register(Vec<A>& x) {
 }
 
 // Filters a tile of rows x columns pixels, whose sums stay in registers. `in` is the pixel under
-// the first tap. A pixel that has been loaded serves all rows of the tile.
-template <int rows, int columns, int kWidth, class A>
+// the first tap. A pixel that has been loaded serves all rows of the tile. At the left or right
+// edge of a plane the zeros beside it are left out.
+template <int rows, int columns, int kWidth, bool left, bool right, class A>
 FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
                            const Rows<const A>& start, const Rows<A>& out) {
     constexpr int lanes = Vec<A>::size;
     Vec<A> sum[rows][columns];
-    repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
-        repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
-            sum[r][c] = load<A>(start.first + r * start.pitch + c * start.step);
+    if (start.pitch == 0) {
+        const Vec<A> all = load<A>(start.first);
+        repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+            repeat<columns>([&](auto c) FW_INLINE_LAMBDA { sum[r][c] = all; });
         });
-    });
+    } else {
+        repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
+            repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
+                sum[r][c] = load<A>(start.first + r * start.pitch + c * lanes);
+            });
+        });
+    }
     const int64_t width = kWidth > 0 ? kWidth : taps.columns, row_of_taps = width * lanes;
     // One line of pixels and the rows begin <= r < end, of which row r is under tap row line - r.
     const auto line = [&](int64_t at, auto begin, auto end) FW_INLINE_LAMBDA {
         const A* x = in + at * pitch;
         const A* w = taps.filter + at * row_of_taps;
-        const auto column = [&]() FW_INLINE_LAMBDA {
+        const auto column = [&](auto first, auto last) FW_INLINE_LAMBDA {
             Vec<A> tap[rows];
             repeat<end - begin>([&](auto r) FW_INLINE_LAMBDA {
                 tap[begin + r] = load<A>(w - (begin + r) * row_of_taps);
             });
-            repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
+            repeat<last - first>([&](auto i) FW_INLINE_LAMBDA {
+                constexpr int c = first + i;
                 Vec<A> pixel = load<A>(x + c * lanes);
                 in_register(pixel);
                 repeat<end - begin>([&](auto r) FW_INLINE_LAMBDA {
@@ -104,9 +125,16 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
             x += lanes, w += lanes;
         };
         if constexpr (kWidth > 0) {
-            repeat<kWidth>([&](auto) FW_INLINE_LAMBDA { column(); });
+            repeat<kWidth>([&](auto k) FW_INLINE_LAMBDA {
+                constexpr int shift = kWidth / 2 - k;
+                constexpr int first = left ? std::clamp(shift, 0, columns) : 0;
+                constexpr int last = right ? std::clamp(columns + shift, first, columns) : columns;
+                column(std::integral_constant<int, first>{}, std::integral_constant<int, last>{});
+            });
         } else {
-            for (int64_t k = 0; k < width; ++k) column();
+            for (int64_t k = 0; k < width; ++k) {
+                column(std::integral_constant<int, 0>{}, std::integral_constant<int, columns>{});
+            }
         }
     };
     using zero = std::integral_constant<int, 0>;
@@ -121,7 +149,7 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, const Taps<A>& taps,
     if (rows == 2 && taps.end > taps.rows) line(taps.rows, one{}, all{});
     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
         repeat<columns>([&](auto c) FW_INLINE_LAMBDA {
-            store(out.first + r * out.pitch + c * out.step, sum[r][c]);
+            store(out.first + r * out.pitch + c * lanes, sum[r][c]);
         });
     });
 }
@@ -148,28 +176,67 @@ struct Ahead {
     }
 };
 
-// Filters whole rows, two at a time.
+// Whole rows of a level's bands, one or two of each, with the filters of one band after another, as
+// are the bands and what comes out. The first band starts from `start`, the others from nothing.
+template <class A>
+struct Strip {
+    const A* in;
+    int64_t pitch, plane, width;
+    Taps<A> taps;
+    int64_t bands;
+    Rows<const A> start;
+    const A* zero;
+    A* out;
+};
+
 template <int rows, int kWidth, class A>
-void filter_rows(const A* in, int64_t pitch, const Taps<A>& taps, int64_t width,
-                 const Rows<const A>& start_row, const Rows<A>& out_row, Ahead& ahead) {
-    Rows<const A> start = start_row;
-    Rows<A> out = out_row;
-    const auto run = [&](auto columns) FW_INLINE_LAMBDA {
-        if (ahead.rows_left > 0) {
-            ahead.ask_rows<Vec<A>::size>();
-        } else {
-            ahead.ask(rows * columns);
+void filter_rows(const Strip<A>& strip, Ahead& ahead) {
+    constexpr int lanes = Vec<A>::size;
+    const int64_t row = strip.width * lanes, pitch = strip.pitch;
+    Taps<A> taps = strip.taps;
+    Rows<const A> start = strip.start;
+    Rows<A> out{strip.out, row};
+    for (int64_t band = 0; band < strip.bands; ++band) {
+        const A* in = strip.in + band * strip.plane;
+        out.first = strip.out + band * rows * row;
+        int64_t width = strip.width;
+        const auto run = [&](auto columns) FW_INLINE_LAMBDA {
+            if (ahead.rows_left > 0) {
+                ahead.ask_rows<lanes>();
+            } else {
+                ahead.ask(rows * columns);
+            }
+            const auto filter = [&](auto left, auto right) FW_INLINE_LAMBDA {
+                filter_tile<rows, columns, kWidth, left, right>(in, pitch, taps, start, out);
+            };
+            using no = std::false_type;
+            constexpr bool known = 0 < kWidth && kWidth <= kWidestAtEdges && rows > 1;
+            using whole = std::bool_constant<kWholeTiles && known && (columns > 1)>;
+            using side = std::bool_constant<kSideTiles && known && columns == kTileColumns>;
+            const bool first = width == strip.width, last = width == columns;
+            if (whole::value && first && last) {
+                filter(whole{}, whole{});
+            } else if (side::value && first) {
+                filter(side{}, no{});
+            } else if (side::value && last) {
+                filter(no{}, side{});
+            } else {
+                filter(no{}, no{});
+            }
+            in += columns * lanes;
+            if (start.pitch != 0) start.first += columns * lanes;
+            out.first += columns * lanes;
+            width -= columns;
+        };
+        while (width >= kTileColumns && width != 8) {
+            run(std::integral_constant<int, kTileColumns>{});
         }
-        filter_tile<rows, columns, kWidth>(in, pitch, taps, start, out);
-        in += columns * Vec<A>::size;
-        start.first += columns * start.step;
-        out.first += columns * out.step;
-        width -= columns;
-    };
-    while (width >= kTileColumns && width != 8) run(std::integral_constant<int, kTileColumns>{});
-    while (width >= 4) run(std::integral_constant<int, 4>{});
-    if (width >= 2) run(std::integral_constant<int, 2>{});
-    if (width >= 1) run(std::integral_constant<int, 1>{});
+        while (width >= 4) run(std::integral_constant<int, 4>{});
+        if (width >= 2) run(std::integral_constant<int, 2>{});
+        if (width >= 1) run(std::integral_constant<int, 1>{});
+        taps.filter += taps.rows * taps.columns * lanes;
+        start = {strip.zero, 0};
+    }
 }
 
 // Adds to `sums` (taps) the products of one row of gradients with the pixels under every tap.
@@ -316,36 +383,39 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
     const A* zero = images.constant.get();
     A* offset = images.constant.get() + lanes;
     for (int i = 0; i < lanes; ++i) offset[i] = bias[i];
-    const auto filter = [&](int64_t level, int64_t band, int64_t r, int64_t rows,
-                            const Rows<const A>& start, const Rows<A>& out) {
-        const int64_t f = level == 0 ? 0 : 1 + (level - 1) * s.bands + band;
+    using Filter = void (*)(const Strip<A>&, Ahead&);
+    Filter one, two;
+    with_constant<3, 5, 7>(s.kernel, [&](auto width) {
+        constexpr int kernel = sizeof(A) == 4 ? int(width) : 0;
+        one = &filter_rows<1, kernel, A>, two = &filter_rows<dims, kernel, A>;
+    });
+    const auto filter = [&](int64_t level, int64_t r, int64_t rows, const Rows<const A>& start,
+                            A* out) {
+        const int64_t f = level == 0 ? 0 : 1 + (level - 1) * s.bands;
         const int64_t above = (dims == 2 ? before : 0) - r;
         const Taps<A> taps{filters + f * s.taps() * lanes, s.kernel_height(), s.kernel, above,
                            above + s.height[level]};
-        const int64_t pitch = s.pitch(level) * lanes;
-        const A* in = p.under(level, band, r, before);
-        with_constant<3, 5, 7>(s.kernel, [&](auto width) {
-            constexpr int kernel = sizeof(A) == 4 ? int(width) : 0;
-            if (dims == 2 && rows == 2) {
-                filter_rows<dims, kernel>(in, pitch, taps, s.width[level], start, out, ahead);
-            } else {
-                filter_rows<1, kernel>(in, pitch, taps, s.width[level], start, out, ahead);
-            }
-        });
+        const Strip<A> strip{p.under(level, 0, r, before),
+                             s.pitch(level) * lanes,
+                             s.plane(level) * lanes,
+                             s.width[level],
+                             taps,
+                             level == 0 ? 1 : s.bands,
+                             start,
+                             zero,
+                             out};
+        (rows == 2 ? two : one)(strip, ahead);
     };
     // The image that rows of a level's bands, at most two, and what is deeper make.
     const auto up = [&](int64_t level, int64_t r, int64_t rows, const A* with, A* image) {
-        const int64_t width = s.width[level] * lanes;
-        for (int64_t band = 0; band < s.bands; ++band) {
-            Rows<const A> start{zero, 0, 0};
-            if (band == 0 && level < s.levels) {
-                const int64_t pitch = 2 * s.width[level + 1] * lanes;
-                start = {images.image[(level + 1) % 2].get() + r * pitch, pitch};
-            }
-            filter(level, band, r, rows, start, {&images.bands[band * rows * width], width});
+        Rows<const A> start{zero, 0};
+        if (level < s.levels) {
+            const int64_t pitch = 2 * s.width[level + 1] * lanes;
+            start = {images.image[(level + 1) % 2].get() + r * pitch, pitch};
         }
-        inverse_rows<dims>(images.bands.get(), rows * width, rows, s.width[level], load<A>(with),
-                           image);
+        filter(level, r, rows, start, images.bands.get());
+        inverse_rows<dims>(images.bands.get(), rows * s.width[level] * lanes, rows, s.width[level],
+                           load<A>(with), image);
     };
     for (int64_t level = s.levels; level >= 2; --level) {
         for (int64_t r = 0; r < s.height[level]; r += 2) {
@@ -372,9 +442,9 @@ void synthesize(const WTConvShape<dims>& s, Pyramid<dims, A>& p, const A* filter
         }
         for (int64_t r = first; r < end; r += 2) {
             A* out = &images.rows[(r * width - pixels) * lanes];
-            Rows<const A> start{offset, 0, 0};
+            Rows<const A> start{offset, 0};
             if (s.levels > 0) start = {image + (r - first) * pitch, pitch};
-            filter(0, 0, r, std::min<int64_t>(2, end - r), start, {out, width * lanes});
+            filter(0, r, std::min<int64_t>(2, end - r), start, out);
         }
         const int64_t ready = end * width - pixels;
         const int64_t taken = output.write(pixels, ready, end == height, images.rows.get());

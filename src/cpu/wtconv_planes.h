@@ -191,6 +191,48 @@ void for_each_run(const WTConvShape<dims>& s, const Strides<dims>& stride, int l
     }
 }
 
+// Reads `count` blocks of a vector of neighbours of as many channels into rows of `width` pixels
+// with a gap between them, from `column` on.
+template <class A, class T>
+void load_blocks(const T* from, int64_t channel, int64_t count, A* to, int64_t column,
+                 int64_t width, int64_t gap) {
+    constexpr int lanes = Vec<A>::size, step = std::min(lanes, 4);
+    for (; count > 0; --count, from += lanes) {
+        native_t<A> block[lanes];
+        load_transposed<A>(from, channel, block);
+        repeat<lanes / step>([&](auto q) FW_INLINE_LAMBDA {
+            constexpr int first = q * step;
+            if (column + step < width) {  // most steps stay within a row
+                repeat<step>([&](auto i) FW_INLINE_LAMBDA {
+                    store(to + i * lanes, Vec<A>(block[first + i]));
+                });
+                to += step * lanes, column += step;
+                return;
+            }
+            repeat<step>([&](auto i) FW_INLINE_LAMBDA {
+                store(to, Vec<A>(block[first + i]));
+                to += lanes;
+                if (++column == width) column = 0, to += gap;
+            });
+        });
+    }
+}
+
+// The inverse, of pixels without a gap.
+template <class A, class T>
+void store_blocks(const A* from, int64_t count, T* to, int64_t channel) {
+    constexpr int lanes = Vec<A>::size;
+    for (; count > 0; --count, from += lanes * lanes, to += lanes) {
+        native_t<A> block[lanes];
+        load_transposed<A>(from, lanes, block);
+        T* p = to;
+        repeat<lanes>([&](auto k) FW_INLINE_LAMBDA {
+            store(p, Vec<A>(block[k]));
+            p += channel;
+        });
+    }
+}
+
 // Reads rows of a plane into its bordered buffer; the lanes past the last channel are zero.
 template <int dims, class A, class T>
 void load_rows(const WTConvShape<dims>& s, int64_t first_row, int64_t rows, const T* x,
@@ -210,21 +252,29 @@ void load_rows(const WTConvShape<dims>& s, int64_t first_row, int64_t rows, cons
         }
         return;
     }
-    for_each_run(s, stride, lanes, first_row * width, (first_row + rows) * width,
-                 [&](int64_t first, int n) {
-                     int64_t row = first / width, column = first % width;
-                     native_t<A> block[lanes];
-                     load_block<A>(x + row * stride.row + column * stride.column, stride.channel,
-                                   channels, stride.column, n, block);
-                     A* to = pixel(row, column);
-                     const int64_t gap = (s.pitch(0) - width) * lanes;
-                     repeat<lanes>([&](auto i) FW_INLINE_LAMBDA {
-                         if (i >= n) return;
-                         store(to, Vec<A>(block[i]));
-                         to += lanes;
-                         if (++column == width) column = 0, to += gap;
-                     });
-                 });
+    const int64_t gap = (s.pitch(0) - width) * lanes;
+    const int64_t begin = first_row * width, end = begin + rows * width;
+    if (channels == lanes && stride.column == 1 && dense_plane(s, stride)) {
+        const auto blocks = [&](int64_t first, int64_t count) {
+            load_blocks(x + first, stride.channel, count, pixel(first / width, first % width),
+                        first % width, width, gap);
+        };
+        blocks(begin, (end - begin) / lanes);
+        if ((end - begin) % lanes == 0) return;
+        if (end >= lanes) return blocks(end - lanes, 1);  // some of them once more
+    }
+    for_each_run(s, stride, lanes, begin, end, [&](int64_t first, int n) {
+        int64_t row = first / width, column = first % width;
+        native_t<A> block[lanes];
+        load_block<A>(x + row * stride.row + column * stride.column, stride.channel, channels,
+                      stride.column, n, block);
+        A* to = pixel(row, column);
+        for (int i = 0; i < n; ++i) {
+            store(to, Vec<A>(block[i]));
+            to += lanes;
+            if (++column == width) column = 0, to += gap;
+        }
+    });
 }
 
 // Where the result of a plane goes.
@@ -254,19 +304,22 @@ struct Output {
             return n;
         }
         if (!last && dense_plane(s, stride)) n -= n % lanes;
+        if (whole_runs() && n >= lanes) {
+            const auto blocks = [&](int64_t first, int64_t count) {
+                store_blocks(pixels + first * lanes, count, y + first_pixel + first,
+                             stride.channel);
+            };
+            blocks(0, n / lanes);
+            if (n % lanes > 0) blocks(n - lanes, 1);  // some of them once more
+            return n;
+        }
         for_each_run(s, stride, lanes, first_pixel, first_pixel + n, [&](int64_t i, int count) {
             native_t<A> block[lanes];
             const A* from = pixels + (i - first_pixel) * lanes;
             load_transposed<A>(from, lanes, block);  // past the end is room for more pixels
             T* to = y + i / width * stride.row + i % width * stride.column;
-            const int64_t step = stride.channel;
-            if (channels == lanes && count == lanes && stride.column == 1) {
-                repeat<lanes>([&](auto k)
-                                  FW_INLINE_LAMBDA { store(to + k * step, Vec<A>(block[k])); });
-            } else {
-                for (int k = 0; k < channels; ++k) {
-                    store_run(to + k * step, Vec<A>(block[k]), stride.column, count);
-                }
+            for (int k = 0; k < channels; ++k) {
+                store_run(to + k * stride.channel, Vec<A>(block[k]), stride.column, count);
             }
         });
         return n;
