@@ -21,21 +21,29 @@ from fusewright.backends.triton._math import fw_fast_silu, fw_narrow, fw_widen
 
 @triton.jit
 def fw_channels_place(D, S, length, BLOCK_D: tl.constexpr):
-    """A program's share (a piece of time of a batch), its channels, and where the piece begins."""
-    pid = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(D, BLOCK_D)
-    d = pid % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    """A program's share (a piece of time of a batch), the batch, its channels, where it begins."""
+    pid = tl.program_id(0)
+    blocks, pieces = tl.cdiv(D, BLOCK_D), tl.cdiv(S, length)
     share = pid // blocks
-    return share, d, share % tl.cdiv(S, length) * length
+    d = (pid % blocks * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
+    return share.to(tl.int64), (share // pieces).to(tl.int64), d, share % pieces * length
+
+
+@triton.jit
+def fw_channels_step(stride):
+    """In 64 bits, as positions are; tokens are counted in 32: fewer instructions for the masks."""
+    return stride + tl.full((), 0, tl.int64)
 
 
 @triton.jit
 def fw_channels_load(ptr, t, first, S, stride, inside, COUNT: tl.constexpr):
     """COUNT tokens from t on, as loaded; zero outside of [first, S)."""
+    step = fw_channels_step(stride)
+    at = ptr + t * step
     many = ()
     for u in tl.static_range(COUNT):
         mask = inside & ((t + u >= first) & (t + u < S))
-        many = many + (tl.load(ptr + (t + u) * stride, mask=mask, other=0.0),)
+        many = many + (tl.load(at + u * step, mask=mask, other=0.0),)
     return many
 
 
@@ -60,8 +68,7 @@ def fw_conv_channels(
     x_ptr, w_ptr, b_ptr, y_ptr, D, S, length, xb, xs, wd, ww, bd, yb, ys,
     W: tl.constexpr, USE_SILU: tl.constexpr, BLOCK_D: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    share, d, begin = fw_channels_place(D, S, length, BLOCK_D)
-    batch = share // tl.cdiv(S, length)
+    _, batch, d, begin = fw_channels_place(D, S, length, BLOCK_D)
     inside = d < D
     x_ptr += batch * xb + d
     y_ptr += batch * yb + d
@@ -77,12 +84,14 @@ def fw_conv_channels(
         x = past + fw_channels_widen(coming, AHEAD)
         coming = fw_channels_load(x_ptr, t + AHEAD, 0, end, xs, inside, AHEAD)
         y = fw_chunk_sums(x, weights, bias, W - 1, AHEAD, W)
+        step = fw_channels_step(ys)
+        at = y_ptr + t * step
         for u in tl.static_range(AHEAD):
             value = y[u]
             if USE_SILU:
                 value = fw_fast_silu(value)
             value = fw_narrow(value, y_ptr.dtype.element_ty)
-            tl.store(y_ptr + (t + u) * ys, value, mask=inside & (t + u < end))
+            tl.store(at + u * step, value, mask=inside & (t + u < end))
         past = fw_channels_part(x, AHEAD, W - 1)
 
 
@@ -97,8 +106,7 @@ def fw_conv_channels_gradients(
     With the token t the gradient of the input W - 1 before it is complete, so a piece goes on for
     as many tokens after its end.
     """
-    share, d, begin = fw_channels_place(D, S, length, BLOCK_D)
-    batch = share // tl.cdiv(S, length)
+    share, batch, d, begin = fw_channels_place(D, S, length, BLOCK_D)
     inside = d < D
     x_ptr += batch * xb + d
     g_ptr += batch * gb + d
@@ -131,11 +139,12 @@ def fw_conv_channels_gradients(
         all_g = before + g
         if dx_ptr is not None:
             dx = fw_chunk_inputs(all_g, weights, 0, AHEAD, W)
+            step = fw_channels_step(ds)
+            to = dx_ptr + batch * db + d + (t - (W - 1)) * step
             for u in tl.static_range(AHEAD):
                 at = t + u - (W - 1)
                 value = fw_narrow(dx[u], dx_ptr.dtype.element_ty)
-                mask = inside & ((at >= begin) & (at < end))
-                tl.store(dx_ptr + batch * db + d + at * ds, value, mask=mask)
+                tl.store(to + u * step, value, mask=inside & ((at >= begin) & (at < end)))
         own = fw_channels_own(g, t, end, AHEAD)
         dw = fw_chunk_products(dw, own, x, W - 1, AHEAD, W)
         for u in tl.static_range(AHEAD):
