@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fusewright import backends, ops
+from fusewright.backends import cpu
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,16 @@ def _fresh_numbers(request: pytest.FixtureRequest) -> None:
     seed = torch.seed() % 2**31
     torch.manual_seed(seed)
     request.node.user_properties.append(("seed", seed))
+
+
+@pytest.fixture
+def empty_result_cache() -> Iterator[None]:
+    """The test starts with an empty cache of results and leaves the limit that it found."""
+    limit = cpu.cache_limit()
+    cpu.empty_cache()
+    yield
+    cpu.set_cache_limit(limit)
+    cpu.empty_cache()
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import os
 import queue
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +16,12 @@ import torch
 from torch import Tensor
 
 import fusewright as fw
-from fresh import python
-from fusewright import ArgumentError, BackendLoadError
+from cached_results import COLUMNS, HUGE, MARKS, ROWS, norm
+from fusewright import ArgumentError
 from fusewright.backends import cpu
 from fusewright.bench.memory import peak_mb
 
-HUGE = 2**21  # bytes of a huge page
-ROWS, COLUMNS = 2048, 1024  # 8 MiB of float32, the least that is kept
-
-pytestmark = pytest.mark.skipif(
-    cpu.BACKEND.error is not None or cpu.cache_limit() == 0,
-    reason="no CPU kernels, or no cache of results: off Linux, or before torch 2.11",
-)
-
-
-@pytest.fixture(autouse=True)
-def _empty() -> Iterator[None]:
-    """Every test starts with an empty cache and the limit that it found."""
-    limit = cpu.cache_limit()
-    cpu.empty_cache()
-    yield
-    cpu.set_cache_limit(limit)
-    cpu.empty_cache()
-
-
-def norm(rows: int = ROWS, x: Tensor | None = None) -> Tensor:
-    """A result of `rows` · 4 KiB."""
-    return fw.rms_norm(torch.randn(rows, COLUMNS) if x is None else x, backend="cpu")
+pytestmark = MARKS
 
 
 def resident() -> int:
@@ -297,262 +274,6 @@ def test_bad_limits(value: Any) -> None:
     text = f"[set_cache_limit] megabytes is {value!r}, must be from 0 to 1000000000000"
     with pytest.raises(ArgumentError, match=re.escape(text)):
         cpu.set_cache_limit(value)
-
-
-# What a tensor of torch's allocator can do.
-
-
-def test_share_memory() -> None:
-    x = torch.randn(ROWS, COLUMNS)
-    y = norm(x=x)
-    y.share_memory_()
-    assert y.is_shared()
-    assert torch.equal(y, fw.rms_norm(x))
-    assert cpu.cached_memory() > 0  # the memory it was in before
-    at = y.data_ptr()
-    other = [norm() for _ in range(3)]
-    assert at not in [t.data_ptr() for t in other]
-    assert torch.equal(y, fw.rms_norm(x))
-
-
-def test_save_and_load() -> None:
-    y, file = norm(), io.BytesIO()
-    torch.save(y, file)
-    file.seek(0)
-    loaded = torch.load(file)
-    assert torch.equal(loaded, y)
-
-
-def test_storage_and_numpy() -> None:
-    y = norm()
-    assert y.untyped_storage().nbytes() == y.numel() * 4
-    assert y.device == torch.device("cpu")
-    array = y.numpy()
-    at = y.data_ptr()
-    expected = y.clone()
-    del y
-    assert norm().data_ptr() != at  # the array holds the memory
-    assert torch.equal(torch.from_numpy(array), expected)
-
-
-def test_a_result_does_not_grow() -> None:
-    """Torch's own error: memory that did not come from its allocator does not grow in place."""
-    y = norm()
-    y.resize_(ROWS // 2, COLUMNS)
-    assert y.shape == (ROWS // 2, COLUMNS)
-    y.resize_(ROWS, COLUMNS)
-    torch.add(torch.ones(ROWS, COLUMNS), 1, out=y)
-    assert bool((y == 2).all())
-    with pytest.raises(RuntimeError, match="not resizable"):
-        y.resize_(2 * ROWS, COLUMNS)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_modes(mode: Callable[[], Any]) -> None:
-    x = torch.randn(ROWS, COLUMNS, requires_grad=True)
-    with mode():
-        large, small = norm(x=x), norm(x=x[:5])
-    assert large.data_ptr() % HUGE == 0
-    assert large.requires_grad == small.requires_grad
-    assert large.is_inference() == small.is_inference()
-
-
-def test_training() -> None:
-    """Weights after some steps, to the bit."""
-
-    def train() -> list[Tensor]:
-        torch.manual_seed(5)
-        norm, conv = fw.nn.RMSNorm(256), fw.nn.CausalConv1d(256, 4)
-        parameters = [*norm.parameters(), *conv.parameters()]
-        optimizer = torch.optim.Adam(parameters)
-        for _ in range(4):
-            optimizer.zero_grad()
-            x = torch.randn(4, 2048, 256)
-            y = conv(norm(x).transpose(1, 2)).transpose(1, 2)
-            (norm(y) - x).square().mean().backward()
-            optimizer.step()
-        return parameters
-
-    cpu.set_cache_limit(0)
-    expected = train()
-    cpu.set_cache_limit(1000)
-    found = train()
-    assert cpu.cached_memory() > 0
-    for a, b in zip(found, expected, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_compile() -> None:
-    """Inductor reuses buffers in place and reinterprets them."""
-
-    def function(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        y = fw.rms_norm(x, w, backend="cpu") * 2 + 1
-        z = fw.layer_norm(y, w, backend="cpu").view(-1, 2, COLUMNS // 2).relu()
-        return y, fw.rms_norm(z.reshape(-1, COLUMNS), w, backend="cpu") + y
-
-    compiled = torch.compile(function)
-    held = []
-    for _ in range(4):
-        x = torch.randn(ROWS, COLUMNS, requires_grad=True)
-        w = torch.randn(COLUMNS, requires_grad=True)
-        outputs = compiled(x, w)
-        held.append((x, w, outputs, torch.autograd.grad(outputs[1].sum(), [x, w])))
-    assert cpu.cached_memory() > 0
-    for x, w, outputs, gradients in held:
-        expected = function(x, w)
-        torch.testing.assert_close(outputs, expected)
-        torch.testing.assert_close(gradients, torch.autograd.grad(expected[1].sum(), [x, w]))
-
-
-# Other processes.
-
-
-class Norms(torch.utils.data.Dataset[Tensor]):
-    """Results that the workers make."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Tensor:
-        return norm(x=torch.full((ROWS, COLUMNS), float(index + 1)))
-
-
-def test_workers_that_fork() -> None:
-    y = norm(x=torch.randn(ROWS, COLUMNS))
-    spare, expected = norm(), y.clone()
-    del spare
-    loader = torch.utils.data.DataLoader(
-        Norms(), batch_size=None, num_workers=2, multiprocessing_context="fork"
-    )
-    for batch in loader:
-        torch.testing.assert_close(batch, torch.ones(ROWS, COLUMNS))
-    assert torch.equal(y, expected)
-
-
-def test_nothing_is_kept_across_a_fork() -> None:
-    """A fork leaves pages that are slower than new ones, the child's and the parent's."""
-    held, freed = norm(), norm()
-    del freed
-    assert cpu.cached_memory() > 0
-
-    def child(told: Any) -> None:
-        nonlocal held
-        torch.set_num_threads(1)
-        before = cpu.cached_memory()
-        del held
-        after_free = cpu.cached_memory()
-        norm()
-        told.send((before, after_free, cpu.cached_memory()))
-
-    context = multiprocessing.get_context("fork")
-    told, tell = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(tell,))
-    process.start()
-    assert told.poll(120)
-    block = ROWS * COLUMNS * 4 / 1e6
-    assert told.recv() == (0, 0, block)
-    process.join(60)
-    assert process.exitcode == 0
-    assert cpu.cached_memory() == 0
-    del held
-    assert cpu.cached_memory() == 0
-    norm()
-    assert cpu.cached_memory() == block
-
-
-FORKS = """
-import os, threading, torch
-from fusewright.backends import cpu
-import fusewright as fw
-torch.set_num_threads(1)
-# A child can't finish what another thread had begun to import or to set up.
-fw.rms_norm(torch.randn(2048, 1024), backend="cpu")
-stop = False
-def work():
-    x = torch.randn(2048, 1024)
-    while not stop:
-        fw.rms_norm(x, backend="cpu")
-threads = [threading.Thread(target=work) for _ in range(3)]
-for thread in threads: thread.start()
-failed = 0
-for i in range(12):
-    child = os.fork()
-    if child == 0:
-        x = torch.full((2048, 1024), 3.0)
-        ok = all(bool((fw.rms_norm(x, backend="cpu") - 1).abs().max() < 1e-3) for _ in range(3))
-        os._exit(0 if ok else 1)
-    failed += os.waitpid(child, 0)[1] != 0
-stop = True
-for thread in threads: thread.join()
-print("failed", failed)
-"""
-
-
-def test_forks_while_threads_work() -> None:
-    assert python(FORKS) == "failed 0"
-
-
-@pytest.mark.parametrize(("value", "limit"), [("0", 0.0), ("64", 64.0), ("", 1000.0)])
-def test_environment_variable(value: str, limit: float) -> None:
-    code = """
-import torch, fusewright as fw
-from fusewright.backends import cpu
-y = fw.rms_norm(torch.randn(2048, 1024), backend="cpu")
-kept = cpu.cache_limit() > 0
-try:
-    y.untyped_storage().resize_(2**24)
-    print(cpu.cache_limit(), "torch's" if not kept else "torch's, though kept")
-except RuntimeError:
-    del y
-    print(cpu.cache_limit(), "kept" if cpu.cached_memory() > 0 else "lost")
-"""
-    kind = "kept" if limit else "torch's"
-    assert python(code, FUSEWRIGHT_CPU_CACHE_MB=value) == f"{limit} {kind}"
-
-
-@pytest.mark.parametrize("value", ["-1", "1.5", "many", "²", "9" * 20])
-def test_bad_environment_variable(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUSEWRIGHT_CPU_CACHE_MB", value)
-    text = f"FUSEWRIGHT_CPU_CACHE_MB is {value!r}, must be a whole number of MB"
-    with pytest.raises(BackendLoadError, match=re.escape(text)):
-        cpu.BACKEND.load()
-
-
-MEMORY = """
-import resource, torch, fusewright as fw
-from fusewright.backends import cpu
-torch.set_num_threads(1)
-x = torch.ones(25000, 1024)  # 100 MB
-kept = [fw.rms_norm(x[: 5000 * n], backend="cpu") for n in (1, 2, 3)]
-kept.clear()
-before = cpu.cached_memory()
-with open("/proc/self/statm") as file:
-    used = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
-y = fw.rms_norm(x, backend="cpu")  # there is room once the cache is empty
-print(before > 100, cpu.cached_memory(), bool((y[::999] - 1).abs().max() < 1e-3))
-try:
-    z = fw.rms_norm(x, backend="cpu")
-except RuntimeError as error:
-    print("new_empty" in str(error))  # torch's allocator was asked
-"""
-
-
-def test_out_of_memory() -> None:
-    assert python(MEMORY) == "True 0.0 True\nTrue"
-
-
-def test_a_process_that_ends_with_results_in_use() -> None:
-    code = """
-import torch, fusewright as fw
-y = fw.rms_norm(torch.randn(2048, 1024), backend="cpu")
-class Holder:
-    pass
-holder = Holder(); holder.me, holder.y = holder, y
-freed = fw.rms_norm(torch.randn(2048, 1024), backend="cpu"); del freed
-print("ends")
-"""
-    assert python(code) == "ends"
 
 
 # What measures memory sees results all the same.
