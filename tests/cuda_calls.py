@@ -128,7 +128,7 @@ def call(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
 if __name__ == "__main__":
     for wanted in sys.argv[1:] or CALLS:
         name, _, index = wanted.partition(":")
-        for options in CALLS[name][int(index) :][:1] if index else CALLS[name]:
+        for options in [CALLS[name][int(index)]] if index else CALLS[name]:
             for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
                 print(name, options, dtype, flush=True)
                 call(name, options, dtype)

@@ -125,7 +125,7 @@ def image_size(op: str, coefficients: Any, size: Any, dims: int) -> Sequence[int
 
 
 def stacked(op: str, name: str, value: Any) -> Sequence[Any]:
-    """The parameters of all levels as a list; a tensor is none, though it can be iterated."""
+    """The parameters of all levels; a tensor is no sequence of them, though it can be iterated."""
     if type(value) is list or type(value) is tuple:  # the others take longer to tell
         return value
     if isinstance(value, (Tensor, str)) or not isinstance(value, Iterable):
@@ -166,11 +166,12 @@ def check(
     if len(wavelet_scales) != len(wavelet_weights):
         must = f"be {len(wavelet_weights)} as wavelet_weights"
         fail(op, "len(wavelet_scales)", len(wavelet_scales), must)
-    shape, scales = (bands, 1, *kernel), ((1, bands, *(1,) * dims), (bands,))
+    shape, scales = (bands, 1, *kernel), _scale_shapes(dims, bands)
     for level, (weight, scale) in enumerate(zip(wavelet_weights, wavelet_scales, strict=True)):
         if weight.shape != shape:
             must = f"be {shape}"
             fail(op, f"wavelet_weights[{level}].shape", tuple(weight.shape), must)
+        # the names of the arguments are made where something is wrong: levels are many
         if scale.shape not in scales or not (
             weight.dtype.is_floating_point and scale.dtype.is_floating_point
         ):
@@ -178,10 +179,14 @@ def check(
             _check_scale(op, dims, f"wavelet_scales[{level}]", scale, bands)
 
 
+def _scale_shapes(dims: int, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (1, channels, *(1,) * dims), (channels,)
+
+
 def _check_scale(op: str, dims: int, name: str, scale: Tensor, channels: int) -> None:
-    full = (1, channels, *(1,) * dims)
-    if scale.shape not in (full, (channels,)):
-        fail(op, f"{name}.shape", tuple(scale.shape), f"be {full} or ({channels},)")
+    full, flat = shapes = _scale_shapes(dims, channels)
+    if scale.shape not in shapes:
+        fail(op, f"{name}.shape", tuple(scale.shape), f"be {full} or {flat}")
     check_floating(op, name, scale)
 
 

@@ -88,8 +88,7 @@ def wtconv2d(
     Source: S. Finder et al., "Wavelet Convolutions for Large Receptive Fields", ECCV 2024, and its
     repository BGU-CS-VIL/WTConv, whose semantics these are.
     """
-    if type(stride) is not int or stride < 1:
-        check_integer("wtconv2d", "stride", stride, 1)
+    check_integer("wtconv2d", "stride", stride, 1)
     args = (
         x,
         base_weight,
