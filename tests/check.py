@@ -23,8 +23,8 @@ EXACT = {torch.float64: 1e-12, torch.float32: 2e-6}
 # sum that cancels makes the others larger.
 FACTOR = {torch.float64: 4.0, torch.float32: 4.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 
-# How many steps of the dtype a unit element may be off where few elements leave nothing to average:
-# one that cancels has no relative error to speak of.
+# How many steps of the dtype an element may be off where few elements leave nothing to average, of
+# one if it is smaller: where it cancels it has no relative error to speak of.
 STEPS = {torch.float64: 256, torch.float32: 256, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -71,21 +71,32 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
     return float(difference / norm) if norm > 0 else float("inf")
 
 
-def assert_close(name: str, value: Tensor, own: Tensor, truth: Tensor, steps: float = 0) -> None:
-    """`value` is as near to the float64 `truth` as its dtype allows.
+def assert_close(
+    name: str,
+    value: Tensor,
+    own: Tensor,
+    truth: Tensor,
+    computed: torch.dtype = torch.float64,
+    steps: float = 0,
+) -> None:
+    """`value` is as near to the float64 `truth` as its dtype, and that of the sums, allow.
 
     Args:
         own: what PyTorch itself computes in that dtype, whose error bounds the 16-bit ones.
-        steps: how far an element may be off whatever its size.
+        computed: what the sums are kept in, however precise a dtype then holds them.
+        steps: how far an element may be off where it is below one, and for a larger one the part
+            of it.
     """
     assert value.dtype == own.dtype, f"{name} is {value.dtype}, expected {own.dtype}"
     error = relative_error(value, truth)
-    least = EXACT.get(value.dtype, torch.finfo(value.dtype).eps / 2)
+    least = max(EXACT[computed], EXACT.get(value.dtype, torch.finfo(value.dtype).eps / 2))
     bound = max(FACTOR[value.dtype] * relative_error(own, truth), least)
     finite = truth.detach().isfinite()
     if steps and error > bound and torch.equal(finite, double(value).isfinite()):
-        error = float((double(value) - double(truth))[finite].norm())
-        bound = max(bound * float(truth.detach()[finite].norm()), steps * value.numel() ** 0.5)
+        expected = double(truth)[finite]
+        error = float((double(value)[finite] - expected).norm())
+        allowed = steps * expected.abs().clamp(min=1).norm()
+        bound = max(bound * float(expected.norm()), float(allowed))
     assert error <= bound, f"{name}: relative error {error:.3g}, allowed {bound:.3g}"
 
 
@@ -106,11 +117,12 @@ def check_values(
     truth = _run(op, op.reference, in_double(args), gradients)
     assert len(ours) == len(own) == len(truth)
     for (name, value), (_, own_value), (_, true_value) in zip(ours, own, truth, strict=True):
-        used = [value.dtype, torch.float64 if args[0].dtype is torch.float64 else torch.float32]
+        computed = torch.float64 if args[0].dtype is torch.float64 else torch.float32
+        used = [value.dtype, computed]
         if op.autocast == "lower":  # a product is rounded as x is, whatever the other dtypes
             used.append(args[0].dtype)
         steps = max(STEPS[d] * torch.finfo(d).eps for d in used) if value.numel() <= few else 0
-        assert_close(f"{op.name} {name}", value, own_value, true_value, steps)
+        assert_close(f"{op.name} {name}", value, own_value, true_value, computed, steps)
 
 
 def _run(

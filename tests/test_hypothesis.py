@@ -115,10 +115,14 @@ def samples(draw: st.DrawFn, op: Op, device: str) -> list[Any]:
         options["length"] = max(options["length"], options["width"] - 1)
     torch.manual_seed(draw(st.integers(0, 2**31)))
     args = op.sample(dtype=draw(DTYPES), device=device, **options)
+    unexpanded = {"conv_state"}  # which is written to
+    if op.name == "layer_norm" and options["activation"] == "relu":
+        # Equal elements of a row all lie at relu's kink, on the side that the mean's rounding picks.
+        unexpanded = {"x", "residual"}
     return [
         [in_layout(draw, t) for t in value]
         if isinstance(value, list)
-        else in_layout(draw, value, expand=name != "conv_state")
+        else in_layout(draw, value, expand=name not in unexpanded)
         for name, value in zip(op.signature.names, args, strict=True)
     ]
 
