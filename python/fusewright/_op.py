@@ -25,7 +25,7 @@ OPS: dict[str, Op] = {}
 
 Reason = str | None
 
-_is_functorch_active = torch._C._are_functorch_transforms_active
+is_functorch_active = torch._C._are_functorch_transforms_active
 
 
 class Kernels(NamedTuple):
@@ -118,7 +118,7 @@ class Op:
             )
         if chosen == REFERENCE:
             return self.reference(*args)
-        if functions is not None and _is_functorch_active():
+        if functions is not None and is_functorch_active():
             returns = self._apply(functions.functorch, chosen, args)
         elif functions is None or not needs_grad:
             kernels = self.kernels if plan is None else self.direct

@@ -1,7 +1,7 @@
 // Linear and activation. The matrix products are torch's own, but for few rows (see
-// linear_few_rows.h): its libraries nobody beats by hand where the rows are many. What is fused is
-// everything around them: the activation in place where no gradient needs its input, and its
-// derivative with the bias gradient in one pass.
+// linear_few_rows.h) and small products (see linear_small.h): its libraries nobody beats by hand
+// where there is much to do. What is fused is everything around them: the activation in place where
+// no gradient needs its input, and its derivative with the bias gradient in one pass.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -10,6 +10,7 @@
 #include "cpu/activation.h"
 #include "cpu/alloc.h"
 #include "cpu/linear_few_rows.h"
+#include "cpu/linear_small.h"
 #include "cpu/tensor.h"
 #include "cpu/vec.h"
 #include "prototypes.h"
@@ -20,8 +21,7 @@ namespace {
 constexpr const char* kOp = "linear_act";
 constexpr int64_t kGrain = 16384;           // elements that are worth a thread
 constexpr int64_t kFewRowsGrain = 1 << 18;  // multiply-adds that are
-
-// The product of all dimensions but the last.
+constexpr int64_t kSmall = 1 << 20;         // multiply-adds that take as long as to wake a thread
 int64_t rows_of(const Tensor& x) {
     int64_t rows = 1;
     for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
@@ -133,19 +133,47 @@ Tensor few_rows_gradient(const Tensor& grad, const Tensor& weight) {
     return dx;
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+// Of x as (rows, inner).
+bool small_serves(const Tensor& x, const Tensor& weight) {
+    const int64_t columns = weight.size(0) + Vec<float>::size - 1;
+    return x.scalar_type() == ScalarType::Float && x.size(0) >= FewRows::most &&
+           columns * x.size(1) <= SmallProduct::most && x.numel() * weight.size(0) <= kSmall &&
+           weight.stride(1) == 1 && x.stride(1) == 1;
+}
+
+void small_product(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                   const Tensor& y) {
+    const auto dense = as_contiguous(bias);
+    const SmallProduct p{x.size(0),
+                         weight.size(0),
+                         weight.size(1),
+                         x.const_data_ptr<float>(),
+                         weight.const_data_ptr<float>(),
+                         present(dense) ? dense->const_data_ptr<float>() : nullptr,
+                         x.stride(0),
+                         weight.stride(0),
+                         y.mutable_data_ptr<float>()};
+    // On the stack, as the C library gives back what is freed at the end of its heap.
+    SmallProduct::vector packed[SmallProduct::most / Vec<float>::size];
+    pack_weight(p, packed);
+    small_rows(p, packed);
+}
+
+// x as (rows, columns); a call of torch takes as long as many a small product.
+Tensor as_matrix(const Tensor& x, int64_t columns) {
+    return x.dim() == 2 ? x : torch::stable::reshape(x, {rows_of(x), columns});
+}
+
+// out = x weightᵀ + bias, of matrices and a dense `out` of any shape.
+void linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+            const Tensor& out) {
     using torch::stable::detail::from;
-    std::vector<int64_t> shape = shape_of(x);
-    shape.back() = weight.size(0);
-    const int64_t rows = rows_of(x);
-    const Tensor flat = torch::stable::reshape(x, {rows, weight.size(1)});
-    const Tensor out = fresh(x, {rows, weight.size(0)});
-    if (few_rows_serve(flat, weight)) {
-        few_rows(Activation::none, flat, weight, bias, out, nullptr);
-        return torch::stable::view(out, shape);
+    if (small_serves(x, weight)) return small_product(x, weight, bias, out);
+    if (few_rows_serve(x, weight)) {
+        return few_rows(Activation::none, x, weight, bias, out, nullptr);
     }
-    return torch::stable::view(
-        call_out<4>("aten::linear", {from(flat), from(weight), from(bias), from(out)}), shape);
+    const Tensor flat = as_matrix(out, weight.size(0));
+    call_out<4>("aten::linear", {from(x), from(weight), from(bias), from(flat)});
 }
 
 // y = act(pre); the two may be the same.
@@ -239,17 +267,17 @@ std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
     const std::optional<Tensor> shift = in_dtype(bias, x.scalar_type());
     std::vector<int64_t> shape = shape_of(x);
     shape.back() = w.size(0);
-    const Tensor flat = torch::stable::reshape(x, {rows_of(x), w.size(1)});
-    if (act != Activation::none && few_rows_serve(flat, w)) {
-        const Tensor y = fresh(x, shape), pre = keep ? fresh(x, shape) : none_like(x);
+    const Tensor flat = as_matrix(x, w.size(1));
+    keep = keep && act != Activation::none;
+    const Tensor y = fresh(x, shape), pre = keep ? fresh(x, shape) : none_like(x);
+    const Tensor& first = keep ? pre : y;
+    if (act != Activation::none && !small_serves(flat, w) && few_rows_serve(flat, w)) {
         few_rows(act, flat, w, shift, y, keep ? pre.mutable_data_ptr<float>() : nullptr);
         return {y, pre};
     }
-    const Tensor pre = linear(x, w, shift);
-    if (act == Activation::none) return {pre, none_like(x)};
-    const Tensor y = keep ? fresh_like(pre) : pre;
-    apply(act, pre, y);
-    return {y, keep ? pre : none_like(x)};
+    linear(flat, w, shift, first);
+    if (act != Activation::none) apply(act, first, y);
+    return {y, pre};
 }
 
 std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
@@ -266,8 +294,12 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     const Tensor grad = as_contiguous(in_dtype(grad_y, x.scalar_type()));
     Tensor saved = pre, dpre = grad;
     if (act != Activation::none) {
-        saved = pre.numel() == grad.numel() ? as_contiguous(in_dtype(pre, x.scalar_type()))
-                                            : linear(x, w, in_dtype(bias, x.scalar_type()));
+        if (pre.numel() == grad.numel()) {
+            saved = as_contiguous(in_dtype(pre, x.scalar_type()));
+        } else {
+            saved = fresh_like(grad);
+            linear(as_matrix(x, inner), w, in_dtype(bias, x.scalar_type()), saved);
+        }
         dpre = fresh_like(grad);
     }
     const std::vector<double> sums = derive(act, grad, saved, dpre, columns, needs & 4);
@@ -280,8 +312,8 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
         dx = gradient_like(x, torch::stable::view(result, shape_of(x)));
     }
     if (needs & 2) {
-        const Tensor flat_x = torch::stable::reshape(x, {rows, inner});
-        dweight = gradient_like(weight, product(torch::stable::transpose(flat, 0, 1), flat_x));
+        dweight = gradient_like(weight,
+                                product(torch::stable::transpose(flat, 0, 1), as_matrix(x, inner)));
     }
     if ((needs & 4) && present(bias)) {
         dbias = fresh_like(*bias);

@@ -242,8 +242,61 @@ def test_bad_input(change: dict[str, Any], text: str) -> None:
         fusewright.linear_act(**{**good, **change})
 
 
-def test_small_products_are_left_to_torch() -> None:
+def test_small_products_with_a_gradient_are_left_to_torch() -> None:
     small, large = LINEAR_ACT.sample(), LINEAR_ACT.sample(shape=(256, 256), out_features=256)
     assert LINEAR_ACT.default("cpu", small) == "reference"
+    assert LINEAR_ACT.default("cpu", (*small[:-1], False)) == "cpu"
     assert LINEAR_ACT.default("cpu", large) == "cpu"
-    assert "faster below" in str(fusewright.explain("linear_act", *small[:3]))
+    x, weight, bias = small[:3]
+    assert "linear_act -> cpu" in str(fusewright.explain("linear_act", x, weight, bias))
+    x.requires_grad_()
+    assert "faster below" in str(fusewright.explain("linear_act", x, weight, bias))
+
+
+SMALL = [(32, 64, 64), (33, 65, 129), (35, 1, 7), (47, 113, 95), (70, 7, 1), (999, 33, 30)]
+
+
+@pytest.mark.parametrize(("rows", "columns", "inner"), SMALL)
+def test_small_products(backend: str, device: str, rows: int, columns: int, inner: int) -> None:
+    """Panels of the weight of every width, the last vector and the last rows in part."""
+    for i, activation in enumerate(ACTIVATIONS):
+        args = LINEAR_ACT.sample(
+            device=device,
+            activation=activation,
+            shape=(rows, inner),
+            out_features=columns,
+            bias=i % 3 != 0,
+        )
+        check_values(LINEAR_ACT, args, backend, gradients=False)
+        check_values(LINEAR_ACT, (*args[:-1], False), backend, gradients=False)
+    x, weight, bias, *rest = args
+    wide = torch.randn(columns, inner + 9, device=device)[:, 4 : 4 + inner]
+    rows_apart = torch.randn(rows, 3, inner, device=device)[:, 1]
+    for other in (wide, weight.flip(1), weight[:1].expand(columns, inner)):
+        check_values(LINEAR_ACT, (rows_apart, other, bias, *rest), backend, gradients=False)
+    check_values(LINEAR_ACT, (rows_apart.flip(1), wide, bias, *rest), backend, gradients=False)
+
+
+def test_default_without_gradient(device: str) -> None:
+    """What takes the short way to the CPU kernel, and what must not."""
+    x, weight, bias, *_ = LINEAR_ACT.sample(device=device, shape=(2, 40, 24), out_features=17)
+    expected = F.silu(F.linear(x, weight, bias))
+
+    def call(*args: torch.Tensor) -> torch.Tensor:
+        return fusewright.linear_act(*args, activation="silu")
+
+    torch.testing.assert_close(call(x, weight, bias), expected)
+    torch.testing.assert_close(call(x, weight), F.silu(F.linear(x, weight)))
+    torch.testing.assert_close(call(x, weight.double(), bias.half()), expected, rtol=1e-3, atol=1e-3)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert call(x, weight, bias).dtype == torch.bfloat16
+    mapped = torch.func.vmap(call, (0, None, None))(x, weight, bias)
+    torch.testing.assert_close(mapped, expected)
+    slope = torch.func.grad(lambda x: call(x, weight, bias).sum())(x)
+    wanted = torch.func.grad(lambda x: F.silu(F.linear(x, weight, bias)).sum())(x)
+    torch.testing.assert_close(slope, wanted)
+    with fusewright.use_backend("reference"):
+        assert torch.equal(call(x, weight, bias), expected)
+    for wrong in ((x.long(), weight.long(), bias.long()), (x, weight[:, 1:], bias)):
+        with pytest.raises(ArgumentError, match="must be"):
+            call(*wrong)
