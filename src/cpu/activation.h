@@ -152,11 +152,44 @@ inline auto with_activation(Activation a, F&& f) {
                               T::mish>(a, f);
 }
 
-// The same for the common ones only, which keeps down the number of instantiations of f.
-template <class F>
-inline auto with_common_activation(Activation a, F&& f) {
+// The same for kernels that compute in A. In double f gets the activation as a value, which keeps
+// down its instantiations.
+template <class A, class F>
+inline auto with_activation_in(Activation a, F&& f) {
+    if constexpr (std::is_same_v<A, double>) {
+        return f(a);
+    } else {
+        return with_activation(a, f);
+    }
+}
+
+// The same for the common ones only.
+template <class A, class F>
+inline auto with_common_activation_in(Activation a, F&& f) {
     using T = Activation;
-    return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu>(a, f);
+    if constexpr (std::is_same_v<A, double>) {
+        return f(a);
+    } else {
+        return with_activation_of<T::none, T::relu, T::gelu, T::gelu_tanh, T::silu>(a, f);
+    }
+}
+
+// Of what these functions give.
+template <Activation act, class V>
+inline V activate(std::integral_constant<Activation, act>, V x) {
+    return activate<act>(x);
+}
+template <class V>
+inline V activate(Activation a, V x) {
+    return with_activation(a, [&](auto act) { return activate<act>(x); });
+}
+template <Activation act, class V>
+inline V activate_grad(std::integral_constant<Activation, act>, V x) {
+    return activate_grad<act>(x);
+}
+template <class V>
+inline V activate_grad(Activation a, V x) {
+    return with_activation(a, [&](auto act) { return activate_grad<act>(x); });
 }
 
 }  // namespace fusewright::cpu::FW_ISA

@@ -183,10 +183,10 @@ void apply(Activation activation, const Tensor& pre, const Tensor& y) {
         using A = acc_t<T>;
         const T* in = pre.const_data_ptr<T>();
         T* out = y.mutable_data_ptr<T>();
-        with_activation(activation, [&](auto act) {
+        with_activation_in<A>(activation, [&](auto act) {
             torch::stable::parallel_for(0, pre.numel(), kGrain, [&](int64_t begin, int64_t end) {
                 for_elements<A, T>(begin, end, [&](int64_t i, int n) {
-                    store_n(out + i, activate<act>(load_n<A>(in + i, n)), n);
+                    store_n(out + i, activate(act, load_n<A>(in + i, n)), n);
                 });
             });
         });
@@ -209,7 +209,7 @@ std::vector<double> derive(Activation activation, const Tensor& grad, const Tens
         T* out = derived ? dpre.mutable_data_ptr<T>() : nullptr;
         std::vector<A> sums(sums_wanted ? blocks * columns : 0);
         const int64_t grain = std::max<int64_t>(1, kGrain / (grad.numel() / blocks + 1));
-        with_activation(activation, [&](auto act) {
+        with_activation_in<A>(activation, [&](auto act) {
             torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
                 for (int64_t block = begin; block < end; ++block) {
                     const int64_t last = (block + 1) * rows / blocks;
@@ -217,8 +217,8 @@ std::vector<double> derive(Activation activation, const Tensor& grad, const Tens
                         for_elements<A, T>(0, columns, [&](int64_t c, int n) {
                             const int64_t i = r * columns + c;
                             Vec<A> g = load_n<A>(dy + i, n);
-                            if constexpr (act != Activation::none) {
-                                g *= activate_grad<act>(load_n<A>(x + i, n));
+                            if (act != Activation::none) {
+                                g *= activate_grad(act, load_n<A>(x + i, n));
                                 store_n(out + i, g, n);
                             }
                             if (sums_wanted) {

@@ -220,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                 }
             });
         };
-        with_common_activation(o.activation, [&](auto activation) {
+        with_common_activation_in<A>(o.activation, [&](auto activation) {
             const int64_t grain = std::max<int64_t>(1, kNormGrain / (n + 1));
             torch::stable::parallel_for(0, in.rows, grain, [&](int64_t begin, int64_t end) {
                 const std::unique_ptr<A[]> scratch(new A[n + 1]);
@@ -257,7 +257,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const char* op, const Te
                     };
                     const auto finish = [&](Vec<A> v, int64_t i, auto lanes) FW_INLINE_LAMBDA {
                         v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
-                        store_lanes(out + i, activate<activation>(v), lanes, stream);
+                        store_lanes(out + i, activate(activation, v), lanes, stream);
                         // The next row comes nearer while this one is computed.
                         __builtin_prefetch(next + i * in.step);
                     };

@@ -32,9 +32,9 @@ Vec<A> rounded(Vec<A> v, ScalarType dtype) {
 // Writes the gradient of x for one row of y's, into `g`; adds to the sums. `fetch_x` and `fetch_g`
 // give the rows of x and of the gradient of y as functions of (i, lanes); `round` is what the
 // forward did to a normalised vector before the weight.
-template <bool centred, Activation activation, class A, class X, class G, class Round>
-void row_backward(X&& fetch_x, G&& fetch_g, Round&& round, A* g, int64_t n, A saved_mean, A rstd,
-                  const Affine<A>& affine, AffineSums<A>& sums) {
+template <bool centred, class A, class Act, class X, class G, class Round>
+void row_backward(Act activation, X&& fetch_x, G&& fetch_g, Round&& round, A* g, int64_t n,
+                  A saved_mean, A rstd, const Affine<A>& affine, AffineSums<A>& sums) {
     const Vec<A> mean(saved_mean), scale(rstd);
     Vec<A> rest;  // what the saved mean lost to rounding
     if (centred) {
@@ -52,8 +52,8 @@ void row_backward(X&& fetch_x, G&& fetch_g, Round&& round, A* g, int64_t n, A sa
         const Vec<A> weight = load_lanes(&affine.weight[i], lanes);
         const Vec<A> x = normalised(i, lanes), v = round(x);
         Vec<A> grad = fetch_g(i, lanes);
-        if constexpr (activation != Activation::none) {
-            grad *= activate_grad<activation>(fma(v, weight, load_lanes(&affine.bias[i], lanes)));
+        if (activation != Activation::none) {
+            grad *= activate_grad(activation, fma(v, weight, load_lanes(&affine.bias[i], lanes)));
         }
         store_lanes(&sums.weight[i], only(fma(grad, v, load_lanes(&sums.weight[i], lanes)), lanes),
                     lanes);
@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(64, in.rows / 8));
         std::vector<AffineSums<A>> sums(blocks, AffineSums<A>(n));
         const int64_t grain = std::max<int64_t>(1, kNormGrain / (in.rows / blocks * n + 1));
-        with_common_activation(o.activation, [&](auto activation) {
+        with_common_activation_in<A>(o.activation, [&](auto activation) {
             torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
                 std::vector<A> row(n + 1), dy_row(n + 1), g(n + 1);
                 for (int64_t block = begin; block < end; ++block) {
@@ -154,10 +154,9 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                         const auto round = [&](Vec<A> v) {
                             return round_first && dy ? rounded(v, dy->tensor.scalar_type()) : v;
                         };
-                        row_backward<centred, activation>(
-                            fetch_x, fetch_g, round, g.data(), n,
-                            centred ? means.const_data_ptr<A>()[r] : A(0),
-                            rstds.const_data_ptr<A>()[r], affine, sums[block]);
+                        row_backward<centred>(activation, fetch_x, fetch_g, round, g.data(), n,
+                                              centred ? means.const_data_ptr<A>()[r] : A(0),
+                                              rstds.const_data_ptr<A>()[r], affine, sums[block]);
                         if (!out) continue;
                         if (dtotal) {
                             load_any(dtotal, r, row.data());
