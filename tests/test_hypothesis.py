@@ -117,7 +117,7 @@ def samples(draw: st.DrawFn, op: Op, device: str) -> list[Any]:
     args = op.sample(dtype=draw(DTYPES), device=device, **options)
     unexpanded = {"conv_state"}  # which is written to
     if op.name == "layer_norm" and options["activation"] == "relu":
-        # Equal elements of a row all lie at relu's kink, on the side that the mean's rounding picks.
+        # Equal elements of a row lie at relu's kink, on the side that the mean's rounding picks.
         unexpanded = {"x", "residual"}
     return [
         [in_layout(draw, t) for t in value]

@@ -36,9 +36,12 @@ Tensor call_out(const char* name, std::array<StableIValue, count> stack) {
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-Tensor product(const Tensor& a, const Tensor& b) {
+Tensor product(const Tensor& a, const Tensor& b, const Tensor& out) {
     using torch::stable::detail::from;
-    return call_out<3>("aten::mm", {from(a), from(b), from(fresh(a, {a.size(0), b.size(1)}))});
+    return call_out<3>("aten::mm", {from(a), from(b), from(out)});
+}
+Tensor product(const Tensor& a, const Tensor& b) {
+    return product(a, b, fresh(a, {a.size(0), b.size(1)}));
 }
 
 template <class A, class T, class F>
@@ -176,18 +179,39 @@ void linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& 
     call_out<4>("aten::linear", {from(x), from(weight), from(bias), from(flat)});
 }
 
-// y = act(pre); the two may be the same.
-void apply(Activation activation, const Tensor& pre, const Tensor& y) {
+// Whether the bias is added with the activation: torch's product would read and write everything
+// once more for it. In 16 bits the product must not be rounded before.
+bool fused_bias_serves(const Tensor& x, const Tensor& weight) {
+    const bool exact =
+        x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double;
+    return exact && !small_serves(x, weight) && !few_rows_serve(x, weight);
+}
+
+// pre += bias, if any, and y = act(pre). The two may be the same, of which y is kept.
+void apply(Activation activation, const Tensor& pre, const std::optional<Tensor>& bias,
+           const Tensor& y) {
+    const auto dense = as_contiguous(bias);
+    const int64_t columns = present(dense) ? dense->numel() : pre.numel();
     with_dtype(pre.scalar_type(), kOp, [&](auto type) {
         using T = typename decltype(type)::type;
         using A = acc_t<T>;
-        const T* in = pre.const_data_ptr<T>();
-        T* out = y.mutable_data_ptr<T>();
+        T *const in = pre.mutable_data_ptr<T>(), *const out = y.mutable_data_ptr<T>();
+        const T* const shift = present(dense) ? dense->const_data_ptr<T>() : nullptr;
         with_activation_in<A>(activation, [&](auto act) {
             torch::stable::parallel_for(0, pre.numel(), kGrain, [&](int64_t begin, int64_t end) {
-                for_elements<A, T>(begin, end, [&](int64_t i, int n) {
-                    store_n(out + i, activate(act, load_n<A>(in + i, n)), n);
-                });
+                while (begin < end) {  // to the end of a row
+                    const int64_t column = begin % columns;
+                    const int64_t last = std::min(begin + columns - column, end);
+                    for_elements<A, T>(begin, last, [&](int64_t i, int n) {
+                        Vec<A> v = load_n<A>(in + i, n);
+                        if (shift != nullptr) {
+                            v += load_n<A>(shift + column + (i - begin), n);
+                            if (in != out) store_n(in + i, v, n);
+                        }
+                        store_n(out + i, activate(act, v), n);
+                    });
+                    begin = last;
+                }
             });
         });
     });
@@ -275,8 +299,15 @@ std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
         few_rows(act, flat, w, shift, y, keep ? pre.mutable_data_ptr<float>() : nullptr);
         return {y, pre};
     }
-    linear(flat, w, shift, first);
-    if (act != Activation::none) apply(act, first, y);
+    if (act == Activation::none) {
+        linear(flat, w, shift, first);
+    } else if (fused_bias_serves(flat, w)) {
+        product(flat, torch::stable::transpose(w, 0, 1), as_matrix(first, w.size(0)));
+        apply(act, first, shift, y);
+    } else {
+        linear(flat, w, shift, first);
+        apply(act, first, std::nullopt, y);
+    }
     return {y, pre};
 }
 

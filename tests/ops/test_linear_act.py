@@ -269,7 +269,7 @@ def test_small_products(backend: str, device: str, rows: int, columns: int, inne
         )
         check_values(LINEAR_ACT, args, backend, gradients=False)
         check_values(LINEAR_ACT, (*args[:-1], False), backend, gradients=False)
-    x, weight, bias, *rest = args
+    _, weight, bias, *rest = args
     wide = torch.randn(columns, inner + 9, device=device)[:, 4 : 4 + inner]
     rows_apart = torch.randn(rows, 3, inner, device=device)[:, 1]
     for other in (wide, weight.flip(1), weight[:1].expand(columns, inner)):
@@ -287,7 +287,9 @@ def test_default_without_gradient(device: str) -> None:
 
     torch.testing.assert_close(call(x, weight, bias), expected)
     torch.testing.assert_close(call(x, weight), F.silu(F.linear(x, weight)))
-    torch.testing.assert_close(call(x, weight.double(), bias.half()), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        call(x, weight.double(), bias.half()), expected, rtol=1e-3, atol=1e-3
+    )
     with torch.autocast(device, dtype=torch.bfloat16):
         assert call(x, weight, bias).dtype == torch.bfloat16
     mapped = torch.func.vmap(call, (0, None, None))(x, weight, bias)
