@@ -277,6 +277,20 @@ def test_small_products(backend: str, device: str, rows: int, columns: int, inne
     check_values(LINEAR_ACT, (rows_apart.flip(1), wide, bias, *rest), backend, gradients=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_threads_that_begin_within_a_row(backend: str, device: str, dtype: torch.dtype) -> None:
+    for activation in ("gelu", "tanh"):
+        args = LINEAR_ACT.sample(
+            dtype=dtype,
+            device=device,
+            activation=activation,
+            shape=(7, 43, 29),
+            out_features=151,
+        )
+        check_values(LINEAR_ACT, args, backend)
+        check_values(LINEAR_ACT, (*args[:-1], False), backend)
+
+
 def test_default_without_gradient(device: str) -> None:
     """What takes the short way to the CPU kernel, and what must not."""
     x, weight, bias, *_ = LINEAR_ACT.sample(device=device, shape=(2, 40, 24), out_features=17)
