@@ -21,7 +21,10 @@ namespace {
 constexpr const char* kOp = "linear_act";
 constexpr int64_t kGrain = 16384;           // elements that are worth a thread
 constexpr int64_t kFewRowsGrain = 1 << 18;  // multiply-adds that are
-constexpr int64_t kSmall = 1 << 20;         // multiply-adds that take as long as to wake a thread
+// Multiply-adds that take as long as to wake a thread: a million in the widest vectors.
+constexpr int64_t kSmall = int64_t{Vec<float>::size} << 16;
+
+// The product of all dimensions but the last.
 int64_t rows_of(const Tensor& x) {
     int64_t rows = 1;
     for (int64_t d = 0; d + 1 < x.dim(); ++d) rows *= x.size(d);
