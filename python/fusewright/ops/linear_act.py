@@ -92,10 +92,7 @@ def _avoid_on_cpu(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, keep: bool
 ) -> str | None:
     if keep and x.numel() * weight.shape[0] < _SMALL:
-        return (
-            f"PyTorch's own calls are faster below {_SMALL} multiply-adds where a gradient is "
-            "needed"
-        )
+        return f"PyTorch's own calls are faster below {_SMALL} multiply-adds with a gradient"
     return None
 
 
