@@ -165,29 +165,29 @@ void small_product(const Tensor& x, const Tensor& weight, const std::optional<Te
     small_rows(p, packed);
 }
 
+enum class Product { small, few_rows, torch };
+
+// Which product x and the weight, as matrices, take.
+Product choose_product(const Tensor& x, const Tensor& weight) {
+    if (small_serves(x, weight)) return Product::small;
+    return few_rows_serve(x, weight) ? Product::few_rows : Product::torch;
+}
+
 // x as (rows, columns); a call of torch takes as long as many a small product.
 Tensor as_matrix(const Tensor& x, int64_t columns) {
     return x.dim() == 2 ? x : torch::stable::reshape(x, {rows_of(x), columns});
 }
 
 // out = x weightᵀ + bias, of matrices and a dense `out` of any shape.
-void linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+void linear(Product by, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
             const Tensor& out) {
     using torch::stable::detail::from;
-    if (small_serves(x, weight)) return small_product(x, weight, bias, out);
-    if (few_rows_serve(x, weight)) {
+    if (by == Product::small) return small_product(x, weight, bias, out);
+    if (by == Product::few_rows) {
         return few_rows(Activation::none, x, weight, bias, out, nullptr);
     }
     const Tensor flat = as_matrix(out, weight.size(0));
     call_out<4>("aten::linear", {from(x), from(weight), from(bias), from(flat)});
-}
-
-// Whether the bias is added with the activation: torch's product would read and write everything
-// once more for it. In 16 bits the product must not be rounded before.
-bool fused_bias_serves(const Tensor& x, const Tensor& weight) {
-    const bool exact =
-        x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double;
-    return exact && !small_serves(x, weight) && !few_rows_serve(x, weight);
 }
 
 // pre += bias, if any, and y = act(pre). The two may be the same, of which y is kept.
@@ -298,17 +298,18 @@ std::tuple<Tensor, Tensor> k::linear_act(const Tensor& x, const Tensor& weight,
     keep = keep && act != Activation::none;
     const Tensor y = fresh(x, shape), pre = keep ? fresh(x, shape) : none_like(x);
     const Tensor& first = keep ? pre : y;
-    if (act != Activation::none && !small_serves(flat, w) && few_rows_serve(flat, w)) {
-        few_rows(act, flat, w, shift, y, keep ? pre.mutable_data_ptr<float>() : nullptr);
-        return {y, pre};
-    }
+    const Product by = choose_product(flat, w);
     if (act == Activation::none) {
-        linear(flat, w, shift, first);
-    } else if (fused_bias_serves(flat, w)) {
+        linear(by, flat, w, shift, first);
+    } else if (by == Product::few_rows) {
+        few_rows(act, flat, w, shift, y, keep ? pre.mutable_data_ptr<float>() : nullptr);
+    } else if (by == Product::torch && x.element_size() >= 4) {
+        // Torch's product would read and write everything once more for the bias. In 16 bits the
+        // product must not be rounded before it.
         product(flat, torch::stable::transpose(w, 0, 1), as_matrix(first, w.size(0)));
         apply(act, first, shift, y);
     } else {
-        linear(flat, w, shift, first);
+        linear(by, flat, w, shift, first);
         apply(act, first, std::nullopt, y);
     }
     return {y, pre};
@@ -332,7 +333,8 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
             saved = as_contiguous(in_dtype(pre, x.scalar_type()));
         } else {
             saved = fresh_like(grad);
-            linear(as_matrix(x, inner), w, in_dtype(bias, x.scalar_type()), saved);
+            const Tensor flat_x = as_matrix(x, inner);
+            linear(choose_product(flat_x, w), flat_x, w, in_dtype(bias, x.scalar_type()), saved);
         }
         dpre = fresh_like(grad);
     }
