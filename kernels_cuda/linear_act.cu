@@ -183,6 +183,45 @@ Tensor gradient_like(const Tensor& like, const Tensor& value) {
     return result;
 }
 
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+// The gradients from one kernel, where it serves; `pre` is what the activation got.
+std::optional<Gradients> few_rows_gradients(const Launch& launch, const Tensor& dy, const Tensor& x,
+                                            const Tensor& weight, const std::optional<Tensor>& bias,
+                                            const Tensor& pre, Activation activation,
+                                            const Shape& shape, int64_t needs) {
+    if (!is_16_bit(x.scalar_type()) || shape.rows > kFewRows || (needs & 3) != 3 ||
+        shape.rows * shape.columns * shape.inner == 0) {
+        return std::nullopt;
+    }
+    const Tensor w = in_dtype(weight, x.scalar_type());
+    const Matrix left(x, shape.rows, shape.inner), right(w, shape.columns, shape.inner);
+    FewRowsGradient p{x.scalar_type(),
+                      shape.rows,
+                      shape.columns,
+                      shape.inner,
+                      dy.data_ptr(),
+                      pre.data_ptr(),
+                      left.tensor.data_ptr(),
+                      left.stride,
+                      right.tensor.data_ptr(),
+                      right.stride,
+                      activation,
+                      none_like(x),
+                      none_like(x),
+                      Untyped()};
+    if (!few_rows_backward_serves(launch, p)) return std::nullopt;
+    p.dx = fresh(x, shape_of(x));
+    p.dweight = fresh(x, shape_of(weight));
+    Tensor dbias = none_like(x);
+    if ((needs & 4) && present(bias)) {
+        dbias = fresh(*bias, {shape.columns});
+        p.dbias = Untyped(dbias);
+    }
+    few_rows_backward(launch, p);
+    return Gradients{gradient_like(x, p.dx), gradient_like(weight, p.dweight), dbias};
+}
+
 }  // namespace
 }  // namespace fusewright::cuda
 
@@ -225,6 +264,9 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
                 dy = dpre;
             }
         }
+        if (const auto all =
+                few_rows_gradients(launch, dy, x, weight, bias, saved, act, shape, needs))
+            return *all;
         dbias = derivative_of(launch, act, dy, saved, dpre, shape.rows, shape.columns,
                               needs & 4 ? bias : std::nullopt);
     }

@@ -55,7 +55,9 @@ __device__ inline void add_residual(const NormForward<T>& io, const Row& in_row,
     });
 }
 
-template <class T, bool centred, Fused fused, class Shape>
+// `with_residual` says again what `io` says, where a row stays packed: a branch between its loads
+// would keep the weight's waiting.
+template <class T, bool centred, Fused fused, class Shape, bool with_residual>
 __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred, fused>)
     norm_forward_kernel(const __grid_constant__ NormForward<T> io,
                         const __grid_constant__ NormParams<float> p) {
@@ -75,7 +77,7 @@ __global__ void __launch_bounds__(Shape::block, kForwardBlocks<Shape, centred, f
     if constexpr (centred) biases.read(in_row);
     float v[packs][N];
     if constexpr (packed) {  // the weight waits until the residual's registers are free
-        if (io.residual) {
+        if constexpr (with_residual) {
             float unpacked[packs][N];
             add_residual<T>(io, in_row, row, x, unpacked);
         }
@@ -181,7 +183,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_forward(const Tensor& x,
             if (centred) io.mean = data<float>(mean);
             const auto run = [&](auto shape, auto fused) {
                 using Shape = decltype(shape);
-                const auto kernel = norm_forward_kernel<T, centred, fused, Shape>;
+                auto kernel = norm_forward_kernel<T, centred, fused, Shape, true>;
+                if constexpr (kStaysPacked<Shape, centred, fused>) {
+                    if (!other) kernel = norm_forward_kernel<T, centred, fused, Shape, false>;
+                }
                 launch(kernel, dim3(static_cast<unsigned>(ceil_div<int64_t>(in.rows, Shape::rows))),
                        dim3(Shape::block), 0, io, params);
             };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation_name.h"
+#include "element.cuh"
 #include "launch.h"
 
 namespace fusewright::cuda {
@@ -47,10 +48,28 @@ inline void product_sm90(const Launch&, const Product&) {}
 void product_sm80(const Launch& launch, const Product& p);
 
 // Few rows, where reading the weight is all the work.
+constexpr int64_t kFewRows = 16;
 inline bool product_few_rows_serves(const Product& p) {
-    return p.rows <= 16 && p.inner <= int64_t{1} << 30 && packs(p);
+    return p.rows <= kFewRows && p.inner <= int64_t{1} << 30 && packs(p);
 }
 bool product_few_rows_pays(const Launch& launch, const Product& p);
 void product_few_rows(const Launch& launch, const Product& p);
+
+// All gradients of such a product with its activation, in one pass over the weight. `serves` looks
+// at the inputs alone.
+struct FewRowsGradient {
+    ScalarType dtype;  // of all but dbias, fp16 or bf16
+    int64_t rows, columns, inner;
+    const void *dy, *pre;  // rows × columns, dense; without an activation nobody looks at pre
+    const void* x;         // rows × inner, each row dense
+    int64_t x_stride;
+    const void* weight;  // columns × inner, each row dense
+    int64_t weight_stride;
+    Activation activation;
+    Tensor dx, dweight;  // dense
+    Untyped dbias;       // nothing where nobody needs it
+};
+bool few_rows_backward_serves(const Launch& launch, const FewRowsGradient& p);
+void few_rows_backward(const Launch& launch, const FewRowsGradient& p);
 
 }  // namespace fusewright::cuda
