@@ -166,6 +166,26 @@ inline void store_partial(T* p, Vec<A> v, int n) {
 #endif
 }
 
+// c + a b in the lanes whose bits are set, c in the others.
+template <class A>
+inline Vec<A> fma_lanes(Vec<A> a, Vec<A> b, Vec<A> c, unsigned lanes) {
+#if defined(__AVX512F__)
+    using native = typename Vec<A>::native;
+    if constexpr (sizeof(A) == 4) {
+        return Vec<A>((native)_mm512_mask3_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v, lanes));
+    } else {
+        return Vec<A>(
+            (native)_mm512_mask3_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v, lanes));
+    }
+#else
+    const Vec<A> all = fma(a, b, c);
+    for (int i = 0; i < Vec<A>::size; ++i) {
+        if (lanes >> i & 1) c.v[i] = all.v[i];
+    }
+    return c;
+#endif
+}
+
 // stride counts elements.
 template <class A, class T>
 inline Vec<A> load_strided(const T* p, int64_t stride) {

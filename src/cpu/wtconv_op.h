@@ -209,8 +209,8 @@ void forward_by_rows(const WTConvShape<2>& s, const WTConvParameters<A>& p, cons
                             p.scaled_filter(channel, f, s.bands, taps, power, &filters[f * taps]);
                         }
                         for (int64_t b = first; b < last; ++b) {
-                            pyramid.read(x.const_data_ptr<T>() + in.plane(b, channel), in.row,
-                                         in.column);
+                            pyramid.template read<kernel>(
+                                x.const_data_ptr<T>() + in.plane(b, channel), in.row);
                             pyramid.template filter<kernel>(
                                 filters.data(), before, p.bias[channel] * p.base_scale[channel],
                                 y.mutable_data_ptr<T>() + out.plane(b, channel), out.row, stream,

@@ -15,12 +15,80 @@ namespace fusewright::cpu::FW_ISA {
 template <class A>
 constexpr int kTileRows = kVectorBytes == 64 ? 8 : 4;
 
-// Filters a tile of rows x vectors, with the start's rows, if any, and `offset` added. `in` is the
-// pixel under the first tap, `filter` scalars. Of the last vectors' elements `last` are kept.
-template <int rows, int vectors, int kWidth, class A>
-FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* filter,
-                           const Rows<const A>& start, Vec<A> offset, const Rows<A>& out,
-                           int64_t last) {
+// The pixels under a tile's taps, all of which may be read: column by column of taps, or each.
+template <class A>
+struct Pixels {
+    const A* in;  // under the first tap
+    int64_t pitch;
+
+    struct Column {
+        const A* line;
+        int64_t pitch;
+        FW_INLINE Vec<A> pixels(int v) const { return load<A>(line + v * Vec<A>::size); }
+        FW_INLINE Vec<A> add(Vec<A> w, Vec<A> x, Vec<A> sum, int) const { return fma(w, x, sum); }
+        FW_INLINE void down() { line += pitch; }
+    };
+    FW_INLINE Column column(int tap) const { return {in + tap, pitch}; }
+    FW_INLINE Vec<A> pixels(int64_t line, int64_t tap, int v) const {
+        return load<A>(in + line * pitch + tap + v * Vec<A>::size);
+    }
+};
+
+// The same at the ends of a row, where what is beside it does not count: for every tap and vector
+// the lanes that do.
+template <class A>
+struct PixelsAtEnd {
+    Pixels<A> all;
+    const uint16_t* inside;
+
+    struct Column : Pixels<A>::Column {
+        unsigned inside[2];
+        FW_INLINE Vec<A> add(Vec<A> w, Vec<A> x, Vec<A> sum, int v) const {
+            return fma_lanes(w, x, sum, inside[v]);
+        }
+    };
+    FW_INLINE Column column(int tap) const {
+        return {all.column(tap), {inside[2 * tap], inside[2 * tap + 1]}};
+    }
+};
+
+// The tiles of a row whose taps reach past its ends: the first, and the last one or two.
+template <class A>
+struct Ends {
+    int64_t width = 0, before = 0, last = 0;  // columns `before` to `last` see the row alone
+    int64_t taps = 0, late = 0;               // the first column of the late tiles
+    std::vector<uint16_t> lanes_inside;       // (tile, tap, vector)
+
+    Ends() = default;
+    Ends(int64_t kernel, int64_t width)
+        : width(width), before((kernel - 1) / 2), last(width - kernel / 2), taps(kernel) {
+        constexpr int64_t lanes = Vec<A>::size;
+        late = (last - 1) / (2 * lanes) * (2 * lanes);
+        for (const int64_t tile : {int64_t{0}, late, late + 2 * lanes}) {
+            for (int64_t first = tile - before; first < tile - before + taps; ++first) {
+                for (const int64_t column : {first, first + lanes}) {
+                    unsigned set = 0;
+                    for (int64_t l = 0; l < lanes; ++l) {
+                        if (0 <= column + l && column + l < width) set |= 1u << l;
+                    }
+                    lanes_inside.push_back(static_cast<uint16_t>(set));
+                }
+            }
+        }
+    }
+
+    FW_INLINE bool reached(int64_t c, int64_t n) const { return c < before || c + n > last; }
+    FW_INLINE const uint16_t* inside(int64_t c) const {
+        return lanes_inside.data() + 2 * taps * (c < before ? 0 : 1 + (c > late));
+    }
+};
+struct NoEnds {};
+
+// Filters a tile of rows x vectors, with the start's rows, if any, and `offset` added; `filter` are
+// scalars. Of the last vectors' elements `last` are kept.
+template <int rows, int vectors, int kWidth, class In, class A>
+FW_INLINE void filter_tile(const In& in, int64_t width, const A* filter, const Rows<const A>& start,
+                           Vec<A> offset, const Rows<A>& out, int64_t last) {
     constexpr int lanes = Vec<A>::size;
     Vec<A> sum[rows][vectors];
     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
@@ -39,18 +107,18 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
             Vec<A> w[kWidth];
             repeat<kWidth>([&](auto kr)
                                FW_INLINE_LAMBDA { w[kr] = Vec<A>(filter[kr * kWidth + kc]); });
-            const A* line = in + kc;
+            auto column = in.column(kc);
             repeat<rows + kWidth - 1>([&](auto l) FW_INLINE_LAMBDA {
                 repeat<vectors>([&](auto v) FW_INLINE_LAMBDA {
-                    Vec<A> x = load<A>(line + v * lanes);
+                    Vec<A> x = column.pixels(v);
                     in_register(x);
                     repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
                         if constexpr (l >= r && l - r < kWidth) {
-                            sum[r][v] = fma(w[l - r], x, sum[r][v]);
+                            sum[r][v] = column.add(w[l - r], x, sum[r][v], v);
                         }
                     });
                 });
-                line += pitch;
+                column.down();
             });
         }
     } else {
@@ -59,8 +127,7 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
                 const Vec<A> w(filter[kr * width + kc]);
                 repeat<rows>([&](auto r) FW_INLINE_LAMBDA {
                     repeat<vectors>([&](auto v) FW_INLINE_LAMBDA {
-                        const A* x = in + (r + kr) * pitch + kc + v * lanes;
-                        sum[r][v] = fma(w, load<A>(x), sum[r][v]);
+                        sum[r][v] = fma(w, in.pixels(r + kr, kc, v), sum[r][v]);
                     });
                 });
             }
@@ -82,15 +149,26 @@ FW_INLINE void filter_tile(const A* in, int64_t pitch, int64_t width, const A* f
 }
 
 // The same for a strip of that many rows, `width` columns wide.
-template <int rows, int kWidth, class A>
-FW_INLINE void filter_strip(const A* in, int64_t pitch, int64_t kernel, const A* filter,
-                            int64_t width, Ahead& ahead, Rows<const A> start, Vec<A> offset,
-                            Rows<A> out) {
+template <int rows, int kWidth, class E, class A>
+FW_INLINE void filter_strip(const A* in, int64_t pitch, const E& ends, int64_t kernel,
+                            const A* filter, int64_t width, Ahead& ahead, Rows<const A> start,
+                            Vec<A> offset, Rows<A> out) {
     constexpr int lanes = Vec<A>::size;
+    int64_t c = 0;
     const auto run = [&](auto vectors) FW_INLINE_LAMBDA {
         const int64_t last = std::min<int64_t>(lanes, width - (vectors - 1) * lanes);
-        filter_tile<rows, vectors, kWidth>(in, pitch, kernel, filter, start, offset, out, last);
+        const auto tile = [&](const auto& pixels) FW_INLINE_LAMBDA {
+            filter_tile<rows, vectors, kWidth>(pixels, kernel, filter, start, offset, out, last);
+        };
+        if constexpr (std::is_same_v<E, NoEnds>) {
+            tile(Pixels<A>{in, pitch});
+        } else if (ends.reached(c, vectors * lanes)) {
+            tile(PixelsAtEnd<A>{{in, pitch}, ends.inside(c)});
+        } else {
+            tile(Pixels<A>{in, pitch});
+        }
         in += vectors * lanes;
+        c += vectors * lanes;
         out.first += vectors * lanes;
         if (start.first != nullptr) start.first += vectors * lanes;
         width -= vectors * lanes;
@@ -132,12 +210,32 @@ class RowPyramid {
     RowPyramid(RowPyramid&&) = default;
     ~RowPyramid() { stream_fence(); }
 
+    // Whether rows of T are filtered where they lie, and not copied to where zeros are beside them:
+    // to write a plane into the second cache costs 5 to 7 % of a call. For the common kernel alone,
+    // as it doubles the code, and where an FMA of some lanes takes no longer than of all.
+    template <int kWidth, class T>
+    static constexpr bool kInPlace = kWidth == 5 && std::is_same_v<T, float> && kVectorBytes == 64;
+
     // Reads a plane and transforms it.
-    template <class T>
-    void read(const T* x, int64_t row_stride, int64_t step) {
-        for (int64_t r = 0; r < s_.height[0]; ++r) {
-            load_row(x + r * row_stride, step, s_.width[0], pixel(0, 0, r));
-            if (s_.levels > 0 && (r % 2 == 1 || r + 1 == s_.height[0])) haar(1, r / 2, r / 2 + 1);
+    template <int kWidth, class T>
+    void read(const T* x, int64_t row_stride) {
+        const int64_t height = s_.height[0], width = s_.width[0];
+        int64_t top = height, bottom = height;  // the rows between them are not copied
+        if constexpr (kInPlace<kWidth, T>) {
+            // what is beside a row must be x's own, if not the plane's
+            in_place_ = width >= 4 * lanes && row_stride >= width;
+            if (in_place_) {
+                x_ = {x, row_stride};
+                if (ends_.width != width) ends_ = Ends<A>(kWidth, width);
+                top = kTileRows<A> + kWidth;
+                bottom = height - top;
+            }
+        }
+        for (int64_t r = 0; r < height; ++r) {
+            if (r < top || r >= bottom) load_row(x + r * row_stride, 1, width, pixel(0, 0, r));
+            if (s_.levels > 0 && (r % 2 == 1 || r + 1 == height)) {
+                in_place_ ? haar_of_x(r / 2) : haar(1, r / 2, r / 2 + 1);
+            }
         }
         for (int64_t level = 2; level <= s_.levels; ++level) haar(level, 0, s_.height[level]);
     }
@@ -226,10 +324,10 @@ class RowPyramid {
                 const int64_t deeper = image_pitch(level + 1);
                 start = {&images_[(level + 1) % 2][first * deeper], deeper};
             }
-            filter_strip<rows, kWidth>(under(level, band, first, before), pitch(level), s_.kernel,
-                                       filters + (1 + (level - 1) * s_.bands + band) * s_.taps(),
-                                       padded, next, start, Vec<A>(),
-                                       Rows<A>{&rows_[band * rows * padded], padded});
+            filter_strip<rows, kWidth>(
+                under(level, band, first, before), pitch(level), NoEnds{}, s_.kernel,
+                filters + (1 + (level - 1) * s_.bands + band) * s_.taps(), padded, next, start,
+                Vec<A>(), Rows<A>{&rows_[band * rows * padded], padded});
         }
         inverse(level, std::min<int64_t>(rows, s_.height[level] - first), rows * padded, padded,
                 image);
@@ -243,8 +341,17 @@ class RowPyramid {
                      bool stream, Ahead& next) {
         const int64_t width = s_.width[0];
         A* out = staged_.get();
-        filter_strip<rows, kWidth>(under(0, 0, first, before), pitch(0), s_.kernel, filter, width,
-                                   next, deeper, Vec<A>(bias), Rows<A>{out, width});
+        const int64_t top = first - before, bottom = top + rows + s_.kernel - 1;
+        const auto strip = [&](const A* in, int64_t pitch, const auto& ends) FW_INLINE_LAMBDA {
+            filter_strip<rows, kWidth>(in, pitch, ends, s_.kernel, filter, width, next, deeper,
+                                       Vec<A>(bias), Rows<A>{out, width});
+        };
+        bool done = false;
+        if constexpr (kInPlace<kWidth, T> && rows == kTileRows<A>) {
+            done = in_place_ && top > 0 && bottom < s_.height[0];
+            if (done) strip(x_.first + top * x_.pitch - before, x_.pitch, ends_);
+        }
+        if (!done) strip(under(0, 0, first, before), pitch(0), NoEnds{});
         if (row_stride == width) {
             emit(out, (end - first) * width, y + first * row_stride, stream);
         } else {
@@ -254,25 +361,42 @@ class RowPyramid {
         }
     }
 
-    void haar(int64_t level, int64_t first, int64_t last) {
+    // Columns from `begin` to `end` of row r of a level's bands, from two rows of what they halve.
+    void haar_row(const A* top, const A* bottom, int64_t level, int64_t r, int64_t begin,
+                  int64_t end) {
         const auto inside = load<A>(&inside_[level * lanes]) != Vec<A>();
-        for (int64_t r = first; r < last; ++r) {
-            const A *top = pixel(level - 1, 0, 2 * r), *bottom = pixel(level - 1, 0, 2 * r + 1);
-            A* out = pixel(level, 0, r);
-            const int64_t band = plane(level), width = s_.width[level];
-            for (int64_t c = 0; c < width; c += lanes) {
-                const Vec<A> a = load<A>(top + 2 * c), b = load<A>(top + 2 * c + lanes);
-                const Vec<A> d = load<A>(bottom + 2 * c), e = load<A>(bottom + 2 * c + lanes);
-                const auto low = even_odd(a + d, b + e), high = even_odd(a - d, b - e);
-                const auto put = [&](int64_t i, Vec<A> v) {
-                    store(out + i * band + c, c + lanes < width ? v : select(inside, v, Vec<A>()));
-                };
-                put(0, low.first + low.second);
-                put(1, high.first + high.second);
-                put(2, low.first - low.second);
-                put(3, high.first - high.second);
-            }
+        A* out = pixel(level, 0, r);
+        const int64_t band = plane(level), width = s_.width[level];
+        for (int64_t c = begin; c < end; c += lanes) {
+            const Vec<A> a = load<A>(top + 2 * c), b = load<A>(top + 2 * c + lanes);
+            const Vec<A> d = load<A>(bottom + 2 * c), e = load<A>(bottom + 2 * c + lanes);
+            const auto low = even_odd(a + d, b + e), high = even_odd(a - d, b - e);
+            const auto put = [&](int64_t i, Vec<A> v) {
+                store(out + i * band + c, c + lanes < width ? v : select(inside, v, Vec<A>()));
+            };
+            put(0, low.first + low.second);
+            put(1, high.first + high.second);
+            put(2, low.first - low.second);
+            put(3, high.first - high.second);
         }
+    }
+    void haar(int64_t level, int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r) {
+            haar_row(pixel(level - 1, 0, 2 * r), pixel(level - 1, 0, 2 * r + 1), level, r, 0,
+                     s_.width[level]);
+        }
+    }
+    // A row of level 1 from x itself; what is left behind whole vectors is copied beside zeros.
+    void haar_of_x(int64_t r) {
+        const int64_t columns = s_.width[0] / (2 * lanes) * lanes, rest = s_.width[0] - 2 * columns;
+        const A *top = x_.first + 2 * r * x_.pitch, *bottom = top + x_.pitch;
+        if (2 * r + 1 == s_.height[0]) bottom = pixel(0, 0, s_.height[0]);
+        haar_row(top, bottom, 1, r, 0, columns);
+        if (rest == 0) return;
+        A ends[4 * lanes] = {};
+        load_row(top + 2 * columns, 1, rest, ends);
+        load_row(bottom + 2 * columns, 1, rest, ends + 2 * lanes);
+        haar_row(ends - 2 * columns, ends + 2 * lanes - 2 * columns, 1, r, columns, s_.width[1]);
     }
 
     // The image of `count` rows of filtered bands.
@@ -295,6 +419,9 @@ class RowPyramid {
     }
 
     const WTConvShape<2>& s_;
+    bool in_place_ = false;  // then x lies there:
+    Rows<const A> x_{nullptr, 0};
+    Ends<A> ends_;
     std::vector<int64_t> start_;
     Buffer<A> data_, rows_, staged_, images_[2];
     Buffer<A> inside_;  // of every level, the lanes of a row's last vector that are pixels

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from typing import Any
 
 import pytest
@@ -34,6 +37,37 @@ def test_planes_larger_than_a_tile(
     """Kernels may cut planes, with margins as far as the filters of two levels reach."""
     options: dict[str, Any] = {"kernel": kernel, "levels": 3, "channels_last": channels_last}
     check_values(WTCONV2D, WTCONV2D.sample((1, 3, 75, 90), device=device, **options), backend)
+
+
+@pytest.mark.parametrize("width", [63, 64, 65, 95, 96, 97, 98, 127, 130])
+def test_what_lies_beside_rows(backend: str, device: str, width: int) -> None:
+    """Kernels may read a row's neighbours in memory, here NaN, but must not count them."""
+    levels, height = width % 4, (41, 24, 18)[width % 3]
+    x, *rest = WTCONV2D.sample((2, 2, height, width), device=device, kernel=5, levels=levels)
+    around = torch.full((2, 2, height + 2, width + 9), torch.nan, device=device)
+    around[:, :, 1:-1, 4:-5] = x
+    check_values(WTCONV2D, (around[:, :, 1:-1, 4:-5], *rest), backend)
+    check_values(WTCONV2D, (x[:, :, :1].expand(x.shape), *rest), backend)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced by Linux's mprotect")
+def test_reads_nothing_outside_of_x(backend: str, device: str) -> None:
+    """x fills its pages to the last byte, and touching the ones beside them ends the process."""
+    if device != "cpu":
+        pytest.skip("the pages are the host's")
+    page, shape = mmap.PAGESIZE, (1, 8, 34, 64)
+    count = torch.Size(shape).numel()
+    size = 4 * count
+    assert size % page == 0
+    area = mmap.mmap(-1, size + 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    for fence in (address, address + page + size):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), page, 0) == 0
+    x = torch.frombuffer(area, dtype=torch.float32, offset=page, count=count).view(shape)
+    drawn, *rest = WTCONV2D.sample(shape, kernel=5, levels=2)
+    x.copy_(drawn)
+    y = fusewright.wtconv2d(x, *rest, backend=backend)
+    torch.testing.assert_close(y, fusewright.wtconv2d(drawn, *rest, backend=backend))
 
 
 @pytest.mark.parametrize("stride", [2, 3])
