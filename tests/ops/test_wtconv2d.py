@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import ctypes
-import mmap
-import sys
 from typing import Any
 
 import pytest
@@ -48,26 +45,6 @@ def test_what_lies_beside_rows(backend: str, device: str, width: int) -> None:
     around[:, :, 1:-1, 4:-5] = x
     check_values(WTCONV2D, (around[:, :, 1:-1, 4:-5], *rest), backend)
     check_values(WTCONV2D, (x[:, :, :1].expand(x.shape), *rest), backend)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced by Linux's mprotect")
-def test_reads_nothing_outside_of_x(backend: str, device: str) -> None:
-    """x fills its pages to the last byte, and touching the ones beside them ends the process."""
-    if device != "cpu":
-        pytest.skip("the pages are the host's")
-    page, shape = mmap.PAGESIZE, (1, 8, 34, 64)
-    count = torch.Size(shape).numel()
-    size = 4 * count
-    assert size % page == 0
-    area = mmap.mmap(-1, size + 2 * page)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    for fence in (address, address + page + size):
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), page, 0) == 0
-    x = torch.frombuffer(area, dtype=torch.float32, offset=page, count=count).view(shape)
-    drawn, *rest = WTCONV2D.sample(shape, kernel=5, levels=2)
-    x.copy_(drawn)
-    y = fusewright.wtconv2d(x, *rest, backend=backend)
-    torch.testing.assert_close(y, fusewright.wtconv2d(drawn, *rest, backend=backend))
 
 
 @pytest.mark.parametrize("stride", [2, 3])
