@@ -1,7 +1,8 @@
 // Linear and activation. In 16-bit types one kernel does it all, except where cuBLAS's product with
 // an activation behind it is faster; in fp32 and fp64 the product is torch's own, which alone knows
-// whether tf32 is allowed. The products of the gradient are torch's as well; what is fused there is
-// the activation's derivative with the bias gradient.
+// whether tf32 is allowed. The gradients of few rows come from one kernel, other products of the
+// gradient are torch's as well; what is fused there is the activation's derivative with the bias
+// gradient.
 
 #include <array>
 

@@ -148,7 +148,8 @@ FW_INLINE void filter_tile(const In& in, int64_t width, const A* filter, const R
     });
 }
 
-// The same for a strip of that many rows, `width` columns wide.
+// The same for a strip of that many rows, `width` columns wide. Beside its `ends` lie other pixels,
+// or zeros where there are none.
 template <int rows, int kWidth, class E, class A>
 FW_INLINE void filter_strip(const A* in, int64_t pitch, const E& ends, int64_t kernel,
                             const A* filter, int64_t width, Ahead& ahead, Rows<const A> start,
