@@ -202,7 +202,7 @@ std::optional<Gradients> few_rows_gradients(const Launch& launch, const Tensor& 
                       shape.columns,
                       shape.inner,
                       dy.data_ptr(),
-                      pre.data_ptr(),
+                      activation == Activation::none ? dy.data_ptr() : pre.data_ptr(),
                       left.tensor.data_ptr(),
                       left.stride,
                       right.tensor.data_ptr(),

@@ -60,7 +60,7 @@ void product_few_rows(const Launch& launch, const Product& p);
 struct FewRowsGradient {
     ScalarType dtype;  // of all but dbias, fp16 or bf16
     int64_t rows, columns, inner;
-    const void *dy, *pre;  // rows × columns, dense; without an activation nobody looks at pre
+    const void *dy, *pre;  // rows × columns, dense; without an activation pre is dy
     const void* x;         // rows × inner, each row dense
     int64_t x_stride;
     const void* weight;  // columns × inner, each row dense

@@ -193,6 +193,19 @@ def test_some_gradients_of_few_rows(backend: str, device: str, needed: tuple[int
         torch.testing.assert_close(gradient, expected[i], rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_sum_of_few_rows(backend: str, device: str, activation: str) -> None:
+    """Its gradient is one element in memory, expanded."""
+    x, weight, bias, *rest = LINEAR_ACT.sample(
+        dtype=torch.bfloat16, device=device, activation=activation, shape=(9, 40), out_features=48
+    )
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
+    y = LINEAR_ACT(*leaves, *rest, backend=backend)
+    expected = torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=True)
+    found = torch.autograd.grad(y.sum(), leaves)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_nan_keeps_to_its_row(backend: str, device: str) -> None:
     """Neither the rows that fill a tile nor those of others get it."""
     x, weight, bias, *rest = LINEAR_ACT.sample(
