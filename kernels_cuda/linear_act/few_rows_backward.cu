@@ -315,13 +315,11 @@ void run(const Launch& launch, const FewRowsGradient& p) {
 
 }  // namespace
 
-// Other devices are left to cuBLAS, as they were not measured.
-bool few_rows_backward_serves(const Launch& launch, const FewRowsGradient& p) {
+bool few_rows_backward_serves(const FewRowsGradient& p) {
     const auto packs = [](const void* at) { return aligned(at, 16); };
     return p.rows <= kRows && p.columns % 8 == 0 && p.inner % 8 == 0 && p.x_stride % 8 == 0 &&
            p.weight_stride % 8 == 0 && std::max(p.columns, p.inner) <= int64_t{1} << 30 &&
-           packs(p.dy) && packs(p.pre) && packs(p.x) && packs(p.weight) &&
-           launch.attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+           packs(p.dy) && packs(p.pre) && packs(p.x) && packs(p.weight);
 }
 
 void few_rows_backward(const Launch& launch, const FewRowsGradient& p) {

@@ -69,7 +69,7 @@ struct FewRowsGradient {
     Tensor dx, dweight;  // dense
     Untyped dbias;       // nothing where nobody needs it
 };
-bool few_rows_backward_serves(const Launch& launch, const FewRowsGradient& p);
+bool few_rows_backward_serves(const FewRowsGradient& p);
 void few_rows_backward(const Launch& launch, const FewRowsGradient& p);
 
 }  // namespace fusewright::cuda
