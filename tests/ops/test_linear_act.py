@@ -105,8 +105,9 @@ def test_few_rows(backend: str, device: str, rows: int) -> None:
             out_features=(1, 16, 37, 6, 69)[(i + rows) % 5],
             bias=i % 3 != 0,
         )
-        check_values(LINEAR_ACT, args, backend)
-        check_values(LINEAR_ACT, (*args[:-1], False), backend)
+        # the one sum of a single row or column may cancel
+        check_values(LINEAR_ACT, args, backend, few=4)
+        check_values(LINEAR_ACT, (*args[:-1], False), backend, few=4)
 
 
 def test_few_rows_of_any_strides(backend: str, device: str) -> None:

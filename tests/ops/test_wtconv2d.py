@@ -43,8 +43,9 @@ def test_what_lies_beside_rows(backend: str, device: str, width: int) -> None:
     x, *rest = WTCONV2D.sample((2, 2, height, width), device=device, kernel=5, levels=levels)
     around = torch.full((2, 2, height + 2, width + 9), torch.nan, device=device)
     around[:, :, 1:-1, 4:-5] = x
-    check_values(WTCONV2D, (around[:, :, 1:-1, 4:-5], *rest), backend)
-    check_values(WTCONV2D, (x[:, :, :1].expand(x.shape), *rest), backend)
+    # two channels are what such kernels take; their scales have a sum each, which may cancel
+    check_values(WTCONV2D, (around[:, :, 1:-1, 4:-5], *rest), backend, few=4)
+    check_values(WTCONV2D, (x[:, :, :1].expand(x.shape), *rest), backend, few=4)
 
 
 @pytest.mark.parametrize("stride", [2, 3])
