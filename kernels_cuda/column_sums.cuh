@@ -55,36 +55,35 @@ struct ColumnSum {
     Tensor result, dense;
 
     ColumnSum() = default;
-    ColumnSum(const Tensor& like, const A* partial)
+    explicit ColumnSum(const Tensor& like, const A* partial = nullptr)
         : wanted(true),
           partial(partial),
           result(fresh_like(like)),
           dense(result.is_contiguous() ? result : fresh(like, {like.numel()})) {}
     explicit operator bool() const { return wanted; }
 
-    PartialSums<A> of() const { return {partial, Untyped(dense)}; }
+    Untyped out() const { return wanted ? Untyped(dense) : Untyped(); }
     void finish() {
-        if (dense.data_ptr() != result.data_ptr()) {
+        if (wanted && dense.data_ptr() != result.data_ptr()) {
             torch::stable::copy_(result, torch::stable::view(dense, shape_of(result)));
         }
     }
 };
 
-// One sum or two of as many columns, in one launch; nothing where neither is wanted.
+// One sum or two of as many columns, in one launch; nothing where neither is wanted. `finish` is
+// left to the caller.
 template <class A>
-void column_sums(const Launch& launch, ColumnSum<A>& first, ColumnSum<A>& second, int64_t count,
-                 int64_t stride) {
+void column_sums(const Launch& launch, const ColumnSum<A>& first, const ColumnSum<A>& second,
+                 int64_t count, int64_t stride) {
     if (!first && !second) return;
-    ColumnSum<A>& any = first ? first : second;
+    const ColumnSum<A>& any = first ? first : second;
+    const ColumnSum<A>& other = second ? second : any;
     const int64_t columns = any.result.numel();
     launch.early(
         column_sums_kernel<A>,
         dim3(static_cast<unsigned>(ceil_div<int64_t>(columns, kSumLanes)), first && second ? 2 : 1),
-        dim3(kSumLanes, kSumParts), 0, any.of(), (second ? second : any).of(), count, stride,
-        columns);
-    for (ColumnSum<A>* sum : {&first, &second}) {
-        if (*sum) sum->finish();
-    }
+        dim3(kSumLanes, kSumParts), 0, PartialSums<A>{any.partial, any.out()},
+        PartialSums<A>{other.partial, other.out()}, count, stride, columns);
 }
 
 template <class A>
@@ -92,6 +91,7 @@ Tensor column_sums(const Launch& launch, const Tensor& like, const A* partial, i
                    int64_t stride) {
     ColumnSum<A> sum(like, partial), none;
     column_sums(launch, sum, none, count, stride);
+    sum.finish();
     return sum.result;
 }
 

@@ -250,26 +250,20 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     check_shape(bias, {shape.columns}, kOp, "bias");
     if (pre.numel() > 0) check_dtype(pre, dtype, kOp, "pre");
 
-    Tensor dpre = in_dtype(grad_y, dtype);
+    Tensor dpre = none_like(x);
     std::optional<Tensor> dbias;
-    {
-        Tensor dy = dpre, saved = dpre;  // gone before the products need room
-        if (act == Activation::none) {
-            dy = dpre = as_contiguous(dy);
-        } else {
-            const bool kept = pre.numel() == dy.numel();
-            saved = kept ? as_contiguous(pre)
-                         : forward(launch, x, weight, bias, Activation::none, false).y;
-            // what is nobody else's becomes the result: a copy of dy, or the product made anew
-            dpre = kept || !dy.is_contiguous() ? fresh(dy, shape.y) : saved;
-            if (!dy.is_contiguous()) {
-                torch::stable::copy_(dpre, dy);
-                dy = dpre;
-            }
-        }
+    {  // gone before the products need room
+        const Tensor dy = as_contiguous(in_dtype(grad_y, dtype));
+        const bool kept = act == Activation::none || pre.numel() == dy.numel();
+        const Tensor saved = !kept ? forward(launch, x, weight, bias, Activation::none, false).y
+                             : act == Activation::none ? dy
+                                                       : as_contiguous(pre);
         if (const auto all =
                 few_rows_gradients(launch, dy, x, weight, bias, saved, act, shape, needs))
             return *all;
+        // what is nobody else's becomes the result: a copy of dy, or the product made anew
+        const bool copied = dy.data_ptr() != grad_y.data_ptr();
+        dpre = act == Activation::none || copied ? dy : kept ? fresh(dy, shape.y) : saved;
         dbias = derivative_of(launch, act, dy, saved, dpre, shape.rows, shape.columns,
                               needs & 4 ? bias : std::nullopt);
     }

@@ -131,6 +131,19 @@ __device__ inline void dispatch_fused(Activation activation, F&& f) {
     if constexpr (fused == Fused::any) dispatch_common(activation, f);
 }
 
+// g *= the activation's derivative, where v holds normalised elements.
+template <Fused fused, int N>
+__device__ inline void differentiate(const NormParams<float>& p, const float (&v)[N],
+                                     const float (&weight)[N], const float (&bias)[N],
+                                     float (&g)[N]) {
+    dispatch_fused<fused>(p.activation, [&](auto act) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            g[j] *= activate_grad<act.value>(fmaf(round_if(p, v[j]), weight[j], bias[j]));
+        }
+    });
+}
+
 // The compiler no longer knows what is in 16 bytes, so that it does not keep them unpacked.
 template <class P>
 __device__ inline void forget(P& pack) {

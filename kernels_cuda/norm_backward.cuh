@@ -1,8 +1,10 @@
 // The gradients of layer_norm and rms_norm in one pass over the rows, by a grid that stays: every
-// block keeps its sums for weight and bias in registers and writes them once.
+// block keeps its sums for weight and bias in registers and writes them once. Another kernel adds
+// them up.
 #pragma once
 
 #include "column_sums.cuh"
+#include "norm_finish.cuh"
 #include "norm_plain.cuh"
 
 namespace fusewright::cuda {
@@ -15,90 +17,36 @@ using BackwardShapes = RowShapes<RowShape<32, 2, 8>, RowShape<32, 4, 8>, RowShap
 template <class Shape>
 constexpr int kBackwardBlocks = Shape::rows > 1 ? 1 : 512 / Shape::block;
 
-// Rows of some tensors on their way into shared memory, where a thread finds again what it asked
-// for itself. One row of `kStages` is worked on while the others are on their way.
-template <class T, class Shape>
-struct RowPipe {
-    using Packed = Pack<T, kPack<T>>;
-    static constexpr int kStages = Shape::packs == 2 ? 3 : 2;
-    Packed* slots;
-    RowPacks<Shape, kPack<T>> row;
-    int streams;
-
-    static constexpr size_t bytes(int streams) {
-        return sizeof(Packed) * kStages * streams * Shape::packs * Shape::block;
-    }
-    __device__ Packed& slot(int stage, int stream, int k) const {
-        return slots[((stage * streams + stream) * Shape::packs + k) * Shape::block + threadIdx.x];
-    }
-    // Starts a row whose first element for this thread is at `from`; `done` closes what belongs
-    // together.
-    __device__ void fetch(int stage, int stream, const T* from) const {
-        const auto to = shared_address(&slot(stage, stream, 0));
-        row.each([&](int k, int) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                             to + k * Shape::block * static_cast<unsigned>(sizeof(Packed))),
-                         "l"(from + k * Shape::threads * kPack<T>));
-        });
-    }
-    __device__ static void done() { asm volatile("cp.async.commit_group;"); }
-    // Waits for the oldest row.
-    __device__ static void wait() {
-        asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
-    }
-
-  private:
-    __device__ static unsigned shared_address(const void* p) {
-        return static_cast<unsigned>(__cvta_generic_to_shared(p));
-    }
-};
-
-template <class T>
-struct NormBackward {
-    const T *x, *grad_y;
-    int64_t x_rows, grad_rows, total_rows, dx_rows;  // from row to row
-    Untyped grad_total;
-    bool piped;  // the gradient of the sum is of x's type, and comes the same way
-    const float *mean, *rstd;
-    T* dx;           // null where it is not needed
-    float* partial;  // null where no parameter's is
-};
-
 // Adds a block's sums for its columns and writes them; `shared` has room for all its rows.
 template <class Shape, int N>
 __device__ inline void write_sums(const RowPacks<Shape, N>& in_row,
-                                  const float (&sums)[Shape::packs][N], float* shared, float* to) {
-    float* own = Shape::rows == 1 ? to : shared + threadIdx.x / Shape::threads * in_row.columns;
+                                  const float (&sums)[Shape::packs][N], float* shared,
+                                  const StripSums& to, int plane) {
+    const int block = static_cast<int>(blockIdx.x);
+    const int row = Shape::rows == 1 ? 0 : static_cast<int>(threadIdx.x) / Shape::threads;
     in_row.each([&](int k, int i) {
 #pragma unroll
         for (int j = 0; j < N; j += 4) {
-            const auto& sum = sums[k];
-            *reinterpret_cast<float4*>(own + i + j) = {sum[j], sum[j + 1], sum[j + 2], sum[j + 3]};
+            const float4 sum{sums[k][j], sums[k][j + 1], sums[k][j + 2], sums[k][j + 3]};
+            if constexpr (Shape::rows == 1) {
+                store_sum(to.at(block, plane, i + j), sum);
+            } else {
+                *reinterpret_cast<float4*>(shared + row * in_row.columns + i + j) = sum;
+            }
         }
     });
     if constexpr (Shape::rows > 1) {
         __syncthreads();
-        for (int i = threadIdx.x; i < in_row.columns; i += Shape::block) {
-            float sum = shared[i];
+        for (int i = 4 * threadIdx.x; i < in_row.columns; i += 4 * Shape::block) {
+            float4 sum{};
 #pragma unroll
-            for (int row = 1; row < Shape::rows; ++row) sum += shared[row * in_row.columns + i];
-            to[i] = sum;
+            for (int row = 0; row < Shape::rows; ++row) {
+                add_to(sum, *reinterpret_cast<const float4*>(shared + row * in_row.columns + i));
+            }
+            store_sum(to.at(block, plane, i), sum);
         }
         __syncthreads();
     }
-}
-
-// g *= the activation's derivative, where v holds normalised elements.
-template <Fused fused, int N>
-__device__ inline void differentiate(const NormParams<float>& p, const float (&v)[N],
-                                     const float (&weight)[N], const float (&bias)[N],
-                                     float (&g)[N]) {
-    dispatch_fused<fused>(p.activation, [&](auto act) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-            g[j] *= activate_grad<act.value>(fmaf(round_if(p, v[j]), weight[j], bias[j]));
-        }
-    });
 }
 
 template <class T, bool centred, Fused fused, class Shape>
@@ -109,10 +57,11 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
     extern __shared__ __align__(16) char bytes[];
     __shared__ BlockScratch<threads, 2, float> scratch;
     int turn = 0;
+    let_next_begin();  // where its blocks find room they learn what they can before they wait
     using Pipe = RowPipe<T, Shape>;
     const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
     const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), in_row, io.piped ? 3 : 2};
-    const int step = static_cast<int>(gridDim.x) * Shape::rows, first = in_row.column(0);
+    const int step = static_cast<int>(gridDim.x) * Shape::rows;
     int64_t row = int64_t{blockIdx.x} * Shape::rows + threadIdx.x / threads;
     // a row's statistics are asked for one row ahead, before what is fetched then: behind the rows
     // on their way they would come last, and the row would wait for them
@@ -124,15 +73,7 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
     };
     ask(row);
     const auto fetch = [&](int stage, int64_t row) {
-        if (row < p.rows) {
-            pipe.fetch(stage, 0, io.x + row * io.x_rows + first);
-            pipe.fetch(stage, 1, io.grad_y + row * io.grad_rows + first);
-            if (io.piped) {
-                const auto* from = static_cast<const T*>(io.grad_total.data);
-                pipe.fetch(stage, 2, from + row * io.total_rows + first);
-            }
-        }
-        Pipe::done();
+        fetch_row(pipe, io, stage, row, row < p.rows);
     };
     constexpr int ahead = Pipe::kStages - 1;
 #pragma unroll
@@ -188,7 +129,7 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
             }
         });
         block_sum(sums, scratch, turn);
-        if (io.dx == nullptr) continue;
+        if (row >= io.sums.first_late) continue;
         const float slope = sums[0] * scale * rstd;
         const float shift = centred ? sums[1] * scale * rstd : 0.f;
         T* to = io.dx + row * io.dx_rows;
@@ -211,14 +152,11 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
             *reinterpret_cast<Pack<T, N>*>(to + i) = pack_of<T>(g[k]);
         });
     }
-    if (io.partial == nullptr) return;
-    let_next_begin();
-    // partial[block][0] for the weight, [1] for the bias
+    if (io.sums.data == nullptr) return;
     __syncthreads();
     float* shared = reinterpret_cast<float*>(bytes);
-    float* partial = io.partial + int64_t{blockIdx.x} * kPlanes<centred> * p.columns;
-    write_sums(in_row, dweight, shared, partial);
-    if constexpr (centred) write_sums(in_row, dbias, shared, partial + p.columns);
+    write_sums(in_row, dweight, shared, io.sums, 0);
+    if constexpr (centred) write_sums(in_row, dbias, shared, io.sums, 1);
 }
 
 // The gradients of x, weight and bias; of rms_norm the last is nothing.
@@ -258,13 +196,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         using A = acc_t<T>;
         const auto params = norm_params<A>(
             o, in, weight, bias, present(grad_y) ? grad_y->scalar_type() : x.scalar_type());
-        const int64_t sums_a_block = kPlanes<centred> * in.columns;
-        const auto finish = [&](const Tensor& partial, int64_t count) {
-            const A* sums = data<A>(partial);
-            ColumnSum<A> of_weight, of_bias;
-            if ((needs & 2) && present(given_weight)) of_weight = {*given_weight, sums};
-            if ((needs & 4) && present(given_bias)) of_bias = {*given_bias, sums + in.columns};
-            column_sums(launch, of_weight, of_bias, count, sums_a_block);
+        ColumnSum<A> of_weight, of_bias;
+        if ((needs & 2) && present(given_weight)) of_weight = ColumnSum<A>(*given_weight);
+        if ((needs & 4) && present(given_bias)) of_bias = ColumnSum<A>(*given_bias);
+        const auto finish = [&] {
+            of_weight.finish(), of_bias.finish();
             if (of_weight) dweight = of_weight.result;
             if (of_bias) dbias = of_bias.result;
         };
@@ -286,14 +222,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 // as few as take the same number of turns, each with its partial sums
                 const int64_t turns = ceil_div<int64_t>(in.rows, Shape::rows * resident);
                 const int64_t grid = ceil_div<int64_t>(in.rows, Shape::rows * turns);
-                const Tensor partial =
-                    parameters ? fresh(x, {grid * sums_a_block}, stat) : none_like(x);
                 NormBackward<T> io{};
                 io.x = data<const T>(in.tensor), io.x_rows = in.stride();
                 io.grad_y = data<const T>(dy->tensor), io.grad_rows = dy->stride();
                 if (centred) io.mean = data<const float>(mean);
                 io.rstd = data<const float>(rstd);
-                if (parameters) io.partial = data<float>(partial);
                 if (dtotal) {
                     io.grad_total = Untyped(dtotal->tensor);
                     io.total_rows = dtotal->stride();
@@ -303,9 +236,37 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                     io.dx = data<T>(out->tensor);
                     io.dx_rows = out->stride();
                 }
+                // with a gradient of the sum PyTorch's own formulas hold a tensor more
+                const bool inside = out && out->stride() == in.columns && !dtotal;
+                constexpr int64_t finishing = kFinishThreads / Shape::block;
+                io.sums = strip_sums(in.rows, in.columns, inside ? in.columns * sizeof(T) / 4 : 0,
+                                     grid, kPlanes<centred>, finishing * launch.processors());
+                const int64_t strips = ceil_div<int64_t>(in.columns, io.sums.width);
+                std::optional<Tensor> own;
+                if (!parameters) {
+                    io.sums.first_late = in.rows;
+                } else if (io.sums.late > 0) {
+                    io.sums.data =
+                        reinterpret_cast<float*>(io.dx + io.sums.first_late * io.dx_rows);
+                } else {
+                    own = fresh(x, {strips * io.sums.pitch}, stat);
+                    io.sums.data = data<float>(own);
+                }
+                if (!out) io.sums.first_late = 0;
                 launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
                        params);
-                if (parameters) finish(partial, grid);
+                if (!parameters) return;
+                constexpr Fused last = fused == Fused::none ? Fused::none : Fused::any;
+                const size_t stage = RowPipe<T, Shape>::bytes(2, 1);
+                const int64_t late = ceil_div<int64_t>(io.sums.late, Shape::rows);
+                const int64_t room = (launch.shared_limit() - 16384) / stage / finishing;
+                const int64_t stages =
+                    std::clamp<int64_t>(std::min(late, room), late > 0 ? 1 : 0, kMostStages);
+                launch.early(norm_finish_kernel<T, centred, last, Shape>,
+                             dim3(static_cast<unsigned>(strips)), dim3(Shape::block),
+                             stages * stage, io, params, static_cast<int>(stages), of_weight.out(),
+                             of_bias.out());
+                finish();
             };
             const auto with_shape = [&](auto fused) {
                 return BackwardShapes::with(in.columns / N, [&](auto shape) { run(shape, fused); });
@@ -323,12 +284,16 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         }
         if (parameters) {
             const int64_t count = std::clamp<int64_t>(in.rows / 16, 1, 256);
+            const int64_t sums_a_block = kPlanes<centred> * in.columns;
             const Tensor partial = fresh(x, {count * sums_a_block}, stat);
             const int64_t grid = ceil_div<int64_t>(in.columns, kPlainThreads);
             launch(norm_parameters_plain<T, centred>,
                    dim3(static_cast<unsigned>(grid), static_cast<unsigned>(count)),
                    dim3(kPlainThreads), 0, io, data<A>(partial), params);
-            finish(partial, count);
+            const A* sums = data<A>(partial);
+            of_weight.partial = sums, of_bias.partial = sums + in.columns;
+            column_sums(launch, of_weight, of_bias, count, sums_a_block);
+            finish();
         }
     });
     return {dx, dweight, dbias};

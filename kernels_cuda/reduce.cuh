@@ -5,6 +5,15 @@
 
 namespace fusewright::cuda {
 
+__device__ inline void add_to(float4& sum, const float4& other) {
+    sum.x += other.x, sum.y += other.y, sum.z += other.z, sum.w += other.w;
+}
+
+// Four sums to global memory and back as one piece: the compiler made four stores of an assignment,
+// each of a part of a sector, which takes several times as long.
+__device__ inline void store_sum(float4* to, const float4& sum) { __stwb(to, sum); }
+__device__ inline float4 load_sum(const float4* from) { return __ldcg(from); }
+
 // Over `lanes` neighbours, a power of two, each of which gets the same sum.
 template <int lanes = 32, class A>
 __device__ inline A warp_sum(A v) {

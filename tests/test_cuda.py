@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import test_kernel_checks as kernel_checks
 from check import check_values, relative_error
 from cuda_calls import CALLS, leaves_of, run
 from fusewright import backends, ops
+from fusewright._derivative import as_tuple
 from fusewright._schema import tensors_of
 
 OPS = ops.load_all()
@@ -104,6 +106,33 @@ def test_second_device(name: str, options: dict[str, Any]) -> None:
     assert torch.cuda.current_device() == 0
     assert all(r.device == torch.device("cuda:1") for r in results)
     assert_same([r.to("cuda:0") for r in results], expected)
+
+
+BARE = [
+    ("rms_norm", {"shape": (4096, 1024)}),
+    ("rms_norm", {"shape": (2000, 8200), "activation": "gelu"}),
+    ("layer_norm", {"shape": (4096, 1024)}),
+    ("layer_norm", {"shape": (3001, 4096), "activation": "relu"}),
+    ("linear_act", {"shape": (16, 1024), "out_features": 4096, "activation": "gelu"}),
+    ("linear_act", {"shape": (3, 1032), "out_features": 648}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BARE)
+def test_backward_holds_its_results_alone(name: str, options: dict[str, Any]) -> None:
+    """Partial sums lie where the last rows of a result will."""
+    op = OPS[name]
+    leaves = leaves_of(op, op.sample(dtype=torch.bfloat16, device="cuda", **options))
+    y = next(out for out in as_tuple(op(*leaves, backend="cuda")) if out is not None)
+    wanted = [t for value in leaves for t in tensors_of(value) if t.requires_grad]
+    cotangent = torch.randn_like(y)
+    torch.autograd.grad(y, wanted, cotangent, retain_graph=True)  # what cuBLAS keeps, it has
+    gc.collect()  # nothing of an earlier test's is freed meanwhile
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    found = torch.autograd.grad(y, wanted, cotangent)
+    most = torch.cuda.memory_stats()["requested_bytes.all.peak"]
+    assert most - before == sum(g.numel() * g.element_size() for g in found)
 
 
 @pytest.mark.parametrize("columns", [256, 1000, 4096, 8192, 16384])

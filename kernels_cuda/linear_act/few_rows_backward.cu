@@ -2,14 +2,17 @@
 // is written.
 //
 // A block has a strip of the inner dimension and a share of the columns of y; a second kernel adds
-// up what the shares have for dx, in their order. What reaches the product, dy act'(pre), is
-// computed by every block for its columns, as it would take longer to wait for another kernel. The
-// instruction leaves free which column is which, as long as both operands agree, so whole pieces of
-// 16 bytes of a row are loaded and stored.
+// up what the shares have for dx, in their order. Until then that lies where the last rows of a
+// share of the weight's gradient will: the second kernel computes these once it has read it, so no
+// memory is needed beyond the results. What reaches the product, dy act'(pre), is computed by every
+// block for its columns, as it would take longer to wait for another kernel. The instruction leaves
+// free which column is which, as long as both operands agree, so whole pieces of 16 bytes of a row
+// are loaded and stored.
 #include "early.cuh"
 #include "linear_act/fast_activation.cuh"
 #include "linear_act/few_rows.cuh"
 #include "linear_act/product.h"
+#include "reduce.cuh"
 
 namespace fusewright::cuda {
 namespace {
@@ -31,15 +34,29 @@ constexpr size_t kRing = size_t{kStages} * 4 * kThreads * sizeof(uint4);
 constexpr size_t kShared = kRing + size_t{kRows} * (kStrip + kPitch) * 2;
 static_assert(kAlong * kSums * sizeof(float) <= kRing);
 
+constexpr int kLate = 2 * kRows;  // rows of the weight's gradient, a share, for the second kernel
+
 template <class T>
 struct Work {
     const T *dy, *pre, *x, *weight;
-    T* dweight;
-    float* partial;  // shares × rows × inner, sums for dx
+    T *dweight, *dx;
     Untyped dbias;
     int64_t x_stride, weight_stride;
     int rows, columns, inner;
+    int shares, turns, longer;  // turns of a share; the first `longer` ones have one more
     Activation activation;
+
+    // The first column of y of a share.
+    __device__ int begin(int share) const {
+        return min((turns * share + min(share, longer)) * kTurn, columns);
+    }
+    __device__ int first_late(int share) const { return begin(share + 1) - kLate; }
+    // What a share has for dx, four columns from a multiple of four on: as fp32 they take half a
+    // piece of two rows of the weight's gradient.
+    __device__ float4* sum(int share, int row, int column) const {
+        const int at = first_late(share) + 2 * row + column / 4 % 2;
+        return reinterpret_cast<float4*>(dweight + int64_t{at} * inner + column / 8 * 8);
+    }
 };
 
 // Four of 8 x 8 elements, as one operand of the instruction; `from` is a row of one of them.
@@ -124,15 +141,15 @@ __device__ inline void fill_segment(const Work<T>& w, int first, int end, T* dpr
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) few_rows_backward_kernel(Work<T> w) {
+    let_next_begin();  // where its blocks find room they get what they can before they wait
     extern __shared__ uint4 ring[];                             // kStages × 4 × threads
     float* sums = reinterpret_cast<float*>(ring);               // then: kAlong × rows × strip
     uint4* tile = ring + kRing / sizeof(uint4);                 // rows × strip, of x
     T* dpre = reinterpret_cast<T*>(tile + kRows * kStrip / 8);  // rows × kPitch
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int g = lane / 4, t = lane % 4, below = warp / kAcross;
-    const int shares = static_cast<int>(gridDim.y), share = static_cast<int>(blockIdx.y);
-    const int size = (w.columns + shares * kTurn - 1) / (shares * kTurn) * kTurn;
-    const int first = min(share * size, w.columns), end = min(first + size, w.columns);
+    const int share = static_cast<int>(blockIdx.y);
+    const int first = w.begin(share), end = w.begin(share + 1), late = w.first_late(share);
     const int turns = (end - first + kTurn - 1) / kTurn;
     const int strip = static_cast<int>(blockIdx.x) * kStrip, own = strip + warp % kAcross * kWidth;
 
@@ -222,8 +239,8 @@ __global__ void __launch_bounds__(kThreads, 2) few_rows_backward_kernel(Work<T> 
             if (column >= w.inner) continue;
             T* to = w.dweight + int64_t{row} * w.inner + column;
             using P = Pack<T, 8>;
-            if (row < end) *reinterpret_cast<P*>(to) = pack_of<T>(upper);
-            if (row + 8 < end) {
+            if (row < late) *reinterpret_cast<P*>(to) = pack_of<T>(upper);
+            if (row + 8 < late) {
                 *reinterpret_cast<P*>(to + int64_t{8} * w.inner) = pack_of<T>(lower);
             }
         }
@@ -238,44 +255,110 @@ __global__ void __launch_bounds__(kThreads, 2) few_rows_backward_kernel(Work<T> 
         for (int j = 0; j < 8; ++j) sums[below * kSums + row * kStrip + column + j] = acc[j][e];
     }
     __syncthreads();
-    let_next_begin();
     for (int i = 4 * threadIdx.x; i < kSums; i += 4 * kThreads) {
         const int row = i / kStrip, column = strip + i % kStrip;
         if (row >= w.rows || column >= w.inner) continue;
         float4 sum = *reinterpret_cast<const float4*>(sums + i);
 #pragma unroll
         for (int k = 1; k < kAlong; ++k) {
-            const float4 other = *reinterpret_cast<const float4*>(sums + i + k * kSums);
-            sum.x += other.x, sum.y += other.y, sum.z += other.z, sum.w += other.w;
+            add_to(sum, *reinterpret_cast<const float4*>(sums + i + k * kSums));
         }
-        *reinterpret_cast<float4*>(w.partial + (int64_t{share} * w.rows + row) * w.inner + column) =
-            sum;
+        store_sum(w.sum(share, row, column), sum);
     }
 }
 
-constexpr int kSumThreads = 128;
+constexpr int kOwnColumns = 16;  // columns of a block of the second kernel
+constexpr int kFours = kOwnColumns / 4, kParts = kThreads / (kRows * kFours);
 
-// dx from the sums of all shares, in their order.
+// A block has some columns: dx from the sums of all shares, in their order, then the rows of the
+// weight's gradient that these lay in. What these rows need it gets before the sums are there.
 template <class T>
-__global__ void __launch_bounds__(kSumThreads)
-    sum_shares_kernel(const float* partial, T* dx, int64_t packs, int shares) {
-    wait_for_last();
-    const int64_t i = int64_t{blockIdx.x} * kSumThreads + threadIdx.x;
-    if (i >= packs) return;
-    const float4* from = reinterpret_cast<const float4*>(partial) + i;
-    float sum[4] = {};
-    for (int share = 0; share < shares; share += 4) {
-        float4 v[4] = {};
+__global__ void __launch_bounds__(kThreads, 2) few_rows_finish_kernel(Work<T> w) {
+    __shared__ __align__(16) T dpre[kRows * kPitch], tile[kRows * kOwnColumns];
+    __shared__ float4 parts[kParts][kRows * kFours];
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+    const int g = lane / 4, t = lane % 4, own = static_cast<int>(blockIdx.x) * kOwnColumns;
+    const int late = kLate * w.shares;
+    const auto place = [&](int i) { return w.first_late(i / kLate) + i % kLate; };
+    // dy act'(pre) for rows from `from` on, eight at a time
+    const auto fill = [&](int from) {
+        const int packs = kRows * min(late - from, kSegment) / 8;
+#pragma unroll 1
+        for (int i = thread; i < packs; i += kThreads) {
+            const int row = i % kRows, column = i / kRows * 8, at = place(from + column);
+            const uint4 grad = load_row(w.dy, row, w.rows, w.columns, at);
+            const uint4 input = load_row(w.pre, row, w.rows, w.columns, at);
+            float values[8], inputs[8];
+            accumulators(reinterpret_cast<const Pack<T, 8>&>(grad), values);
+            accumulators(reinterpret_cast<const Pack<T, 8>&>(input), inputs);
+            dispatch(w.activation, [&](auto act) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (share + k < shares) v[k] = from[(share + k) * packs];
+                for (int j = 0; j < 8; ++j) values[j] *= derivative_for<T, act.value>(inputs[j]);
+            });
+            *reinterpret_cast<Pack<T, 8>*>(dpre + row * kPitch + column) = pack_of<T>(values);
         }
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            sum[0] += v[k].x, sum[1] += v[k].y, sum[2] += v[k].z, sum[3] += v[k].w;
+    };
+    if (thread < 2 * kRows) {
+        const int column = min(own + thread % 2 * 8, w.inner - 8);
+        reinterpret_cast<uint4*>(tile)[thread] =
+            load_row(w.x, thread / 2, w.rows, w.x_stride, column);
+    }
+    fill(0);
+    wait_for_last();
+    const int part = thread / (kRows * kFours), sum_of = thread % (kRows * kFours);
+    const int row = sum_of / kFours, column = own + sum_of % kFours * 4;
+    const bool inside = row < w.rows && column < w.inner;
+    float4 sum{};
+    if (inside) {
+#pragma unroll 4
+        for (int share = part; share < w.shares; share += kParts) {
+            add_to(sum, load_sum(w.sum(share, row, column)));
         }
     }
-    reinterpret_cast<Pack<T, 4>*>(dx)[i] = pack_of<T>(sum);
+    parts[part][sum_of] = sum;
+    __syncthreads();  // the sums are read
+    if (part == 0 && inside) {
+#pragma unroll
+        for (int k = 1; k < kParts; ++k) add_to(sum, parts[k][sum_of]);
+        const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+        *reinterpret_cast<Pack<T, 4>*>(w.dx + int64_t{row} * w.inner + column) = pack_of<T>(values);
+    }
+    // column c of half h of x is 4 (c / 2) + 2 h + c % 2, so that a thread has four side by side
+    uint32_t right[2][2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const auto* from = reinterpret_cast<const uint16_t*>(tile) +
+                               (2 * t + 8 * i) * kOwnColumns + 4 * (g / 2) + 2 * half + g % 2;
+            right[half][i] = from[0] | uint32_t{from[kOwnColumns]} << 16;
+        }
+    }
+    for (int from = 0; from < late; from += kSegment) {
+        if (from > 0) {
+            __syncthreads();
+            fill(from);
+            __syncthreads();
+        }
+#pragma unroll 1
+        for (int i = kStep * warp; i < min(late - from, kSegment); i += kStep * kWarps) {
+            uint32_t a[4];
+            load_operand<true>(a,
+                               dpre + i + (lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 8);
+            float low[4] = {}, high[4] = {};
+            multiply_add<T>(low, a[0], a[1], a[2], a[3], right[0][0], right[0][1]);
+            multiply_add<T>(high, a[0], a[1], a[2], a[3], right[1][0], right[1][1]);
+            T* to = w.dweight + int64_t{place(from + i) + g} * w.inner + own + 4 * t;
+            if (own + 4 * t >= w.inner) continue;
+#pragma unroll
+            for (int below = 0; below < 2; ++below) {
+                const float values[4] = {low[2 * below], low[2 * below + 1], high[2 * below],
+                                         high[2 * below + 1]};
+                *reinterpret_cast<Pack<T, 4>*>(to + int64_t{8} * below * w.inner) =
+                    pack_of<T>(values);
+            }
+        }
+    }
 }
 
 // Shares of the columns of y: enough to fill the device twice, with a few turns for each.
@@ -288,38 +371,40 @@ int64_t shares_of(const Launch& launch, const FewRowsGradient& p, int64_t strips
 template <class T>
 void run(const Launch& launch, const FewRowsGradient& p) {
     const int64_t strips = ceil_div<int64_t>(p.inner, kStrip),
-                  shares = shares_of(launch, p, strips);
-    const Tensor partial = fresh(p.dx, {shares, p.rows, p.inner}, ScalarType::Float);
+                  shares = shares_of(launch, p, strips),
+                  turns = ceil_div<int64_t>(p.columns, kTurn);
     const Work<T> work{static_cast<const T*>(p.dy),
                        static_cast<const T*>(p.pre),
                        static_cast<const T*>(p.x),
                        static_cast<const T*>(p.weight),
                        data<T>(p.dweight),
-                       data<float>(partial),
+                       data<T>(p.dx),
                        p.dbias,
                        p.x_stride,
                        p.weight_stride,
                        static_cast<int>(p.rows),
                        static_cast<int>(p.columns),
                        static_cast<int>(p.inner),
+                       static_cast<int>(shares),
+                       static_cast<int>(turns / shares),
+                       static_cast<int>(turns % shares),
                        p.activation};
     launch(few_rows_backward_kernel<T>,
            dim3(static_cast<unsigned>(strips), static_cast<unsigned>(shares)), dim3(kThreads),
            kShared, work);
-    const int64_t packs = p.rows * p.inner / 4;
-    launch.early(sum_shares_kernel<T>,
-                 dim3(static_cast<unsigned>(ceil_div<int64_t>(packs, kSumThreads))),
-                 dim3(kSumThreads), 0, data<const float>(partial), data<T>(p.dx), packs,
-                 static_cast<int>(shares));
+    launch.early(few_rows_finish_kernel<T>,
+                 dim3(static_cast<unsigned>(ceil_div<int64_t>(p.inner, kOwnColumns))),
+                 dim3(kThreads), 0, work);
 }
 
 }  // namespace
 
 bool few_rows_backward_serves(const FewRowsGradient& p) {
     const auto packs = [](const void* at) { return aligned(at, 16); };
-    return p.rows <= kRows && p.columns % 8 == 0 && p.inner % 8 == 0 && p.x_stride % 8 == 0 &&
-           p.weight_stride % 8 == 0 && std::max(p.columns, p.inner) <= int64_t{1} << 30 &&
-           packs(p.dy) && packs(p.pre) && packs(p.x) && packs(p.weight);
+    return p.rows <= kRows && p.columns >= kLate && p.columns % 8 == 0 && p.inner % 8 == 0 &&
+           p.x_stride % 8 == 0 && p.weight_stride % 8 == 0 &&
+           std::max(p.columns, p.inner) <= int64_t{1} << 30 && packs(p.dy) && packs(p.pre) &&
+           packs(p.x) && packs(p.weight);
 }
 
 void few_rows_backward(const Launch& launch, const FewRowsGradient& p) {
