@@ -62,9 +62,10 @@ __device__ inline void add_strip(const StripSums& sums, int strip, int columns,
     while (lanes < across && lanes < threads) lanes *= 2;
     const auto* from = reinterpret_cast<const float4*>(sums.data + strip * sums.pitch);
     for (int first = 0; first < across; first += lanes) {
-        const int i = first + thread % lanes;
+        const int i = first + thread % lanes, column = strip * sums.width + i % packs * 4;
+        const bool inside = i < across && column < columns;
         float4 sum{};
-        if (i < across) {
+        if (inside) {
 #pragma unroll 8
             for (int block = thread / lanes; block < sums.blocks; block += threads / lanes) {
                 add_to(sum, load_sum(from + int64_t{block} * across + i));
@@ -76,10 +77,9 @@ __device__ inline void add_strip(const StripSums& sums, int strip, int columns,
             if (thread < half) add_to(parts[thread], parts[thread + half]);
             __syncthreads();
         }
-        const int column = strip * sums.width + i % packs * 4;
         Untyped out = dbias;
         if (i < packs) out = dweight;
-        if (thread < lanes && i < across && column < columns && out) {
+        if (thread < lanes && inside && out) {
             const float4& total = parts[thread];
             store_one(out, column, total.x), store_one(out, column + 1, total.y);
             store_one(out, column + 2, total.z), store_one(out, column + 3, total.w);

@@ -61,6 +61,9 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"shape": (3, 16000), "activation": "relu"},
         {"shape": (3, 20000), "residual": True},
         {"shape": (5, 4, 6), "norm_dims": 2, "affine": False},
+        # rows enough for the parameters' partial sums to lie in dx
+        {"shape": (300, 264), "activation": "silu"},
+        {"shape": (600, 1040)},
     ],
     "rms_norm": [
         {"residual": True, "round_first": True},
@@ -69,6 +72,8 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"shape": (11, 4096), "round_first": True},
         {"shape": (3, 16000)},
         {"shape": (3, 20000), "residual": True},
+        {"shape": (300, 264), "activation": "silu"},
+        {"shape": (600, 1040)},
     ],
     "linear_act": [
         {},
