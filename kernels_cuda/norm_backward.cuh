@@ -204,6 +204,13 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             if (of_weight) dweight = of_weight.result;
             if (of_bias) dbias = of_bias.result;
         };
+        // sums of `count` blocks, one after the other
+        const int64_t sums_a_block = kPlanes<centred> * in.columns;
+        const auto add_up = [&](const A* sums, int64_t count) {
+            of_weight.partial = sums, of_bias.partial = sums + in.columns;
+            column_sums(launch, of_weight, of_bias, count, sums_a_block);
+            finish();
+        };
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
             bool packs = in.packs(N) && dy && dy->packs(N) && !scattered && in.rows > 0 &&
@@ -237,31 +244,32 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                     io.dx_rows = out->stride();
                 }
                 // with a gradient of the sum PyTorch's own formulas hold a tensor more
-                const bool inside = out && out->stride() == in.columns && !dtotal;
+                const bool inside = parameters && out && out->stride() == in.columns && !dtotal;
                 constexpr int64_t finishing = kFinishThreads / Shape::block;
                 io.sums = strip_sums(in.rows, in.columns, inside ? in.columns * sizeof(T) / 4 : 0,
                                      grid, kPlanes<centred>, finishing * launch.processors());
-                const int64_t strips = ceil_div<int64_t>(in.columns, io.sums.width);
                 std::optional<Tensor> own;
-                if (!parameters) {
-                    io.sums.first_late = in.rows;
-                } else if (io.sums.late > 0) {
-                    io.sums.data =
-                        reinterpret_cast<float*>(io.dx + io.sums.first_late * io.dx_rows);
-                } else {
-                    own = fresh(x, {strips * io.sums.pitch}, stat);
+                if (io.sums.late > 0) {
+                    T* first = io.dx + io.sums.first_late * io.dx_rows;
+                    io.sums.data = reinterpret_cast<float*>(first);
+                } else if (parameters) {
+                    own = fresh(x, {grid * sums_a_block}, stat);
                     io.sums.data = data<float>(own);
                 }
                 if (!out) io.sums.first_late = 0;
                 launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
                        params);
-                if (!parameters) return;
+                if (io.sums.late == 0) {
+                    if (own) add_up(io.sums.data, grid);
+                    return;
+                }
                 constexpr Fused last = fused == Fused::none ? Fused::none : Fused::any;
                 const size_t stage = RowPipe<T, Shape>::bytes(2, 1);
-                const int64_t late = ceil_div<int64_t>(io.sums.late, Shape::rows);
                 const int64_t room = (launch.shared_limit() - 16384) / stage / finishing;
                 const int64_t stages =
-                    std::clamp<int64_t>(std::min(late, room), late > 0 ? 1 : 0, kMostStages);
+                    std::clamp<int64_t>(ceil_div<int64_t>(io.sums.late, Shape::rows), 1,
+                                        std::clamp<int64_t>(room, 1, kMostStages));
+                const int64_t strips = ceil_div<int64_t>(in.columns, io.sums.width);
                 launch.early(norm_finish_kernel<T, centred, last, Shape>,
                              dim3(static_cast<unsigned>(strips)), dim3(Shape::block),
                              stages * stage, io, params, static_cast<int>(stages), of_weight.out(),
@@ -284,16 +292,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         }
         if (parameters) {
             const int64_t count = std::clamp<int64_t>(in.rows / 16, 1, 256);
-            const int64_t sums_a_block = kPlanes<centred> * in.columns;
             const Tensor partial = fresh(x, {count * sums_a_block}, stat);
             const int64_t grid = ceil_div<int64_t>(in.columns, kPlainThreads);
             launch(norm_parameters_plain<T, centred>,
                    dim3(static_cast<unsigned>(grid), static_cast<unsigned>(count)),
                    dim3(kPlainThreads), 0, io, data<A>(partial), params);
-            const A* sums = data<A>(partial);
-            of_weight.partial = sums, of_bias.partial = sums + in.columns;
-            column_sums(launch, of_weight, of_bias, count, sums_a_block);
-            finish();
+            add_up(data<A>(partial), count);
         }
     });
     return {dx, dweight, dbias};

@@ -27,27 +27,23 @@ struct StripSums {
     }
 };
 
-// Where they lie, in about `strips`. `row` is a row of dx in floats, 0 where sums can't lie there.
+// Where they lie: in dx, in at most `strips`, or, where they don't fit there or `row`, the floats
+// of a row of dx, is 0, in memory of their own, as one strip.
 inline StripSums strip_sums(int64_t rows, int64_t columns, int64_t row, int64_t blocks,
                             int64_t planes, int64_t strips) {
     constexpr int64_t most_late = 64;
     const int64_t each = blocks * planes;
     StripSums sums{};
     sums.blocks = static_cast<int>(blocks), sums.planes = static_cast<int>(planes);
-    const auto set = [&](int64_t width, int64_t late) {
-        sums.width = static_cast<int>(width), sums.late = static_cast<int>(late);
-        sums.pitch = late > 0 ? late * row : each * width;
-        sums.first_late = rows - late * ceil_div(columns, width);
-    };
-    const auto fours = [](int64_t n) { return std::max<int64_t>(1, n) * 4; };
-    const int64_t most = fours(ceil_div<int64_t>(columns, 4));
-    set(fours(ceil_div(columns, 4 * strips)), 0);
+    sums.width = static_cast<int>(columns), sums.first_late = rows;
     if (row == 0) return sums;
-    const auto width = [&](int64_t late) { return std::min(most, late * row / (4 * each) * 4); };
+    const auto width = [&](int64_t late) { return std::min(columns, late * row / (4 * each) * 4); };
     int64_t late = std::max<int64_t>(1, ceil_div(4 * each, row));
     while (late < most_late && ceil_div(columns, width(late)) > strips) ++late;
-    const bool fits = late <= most_late && late * ceil_div(columns, width(late)) <= rows;
-    if (fits) set(width(late), late);
+    if (late > most_late || late * ceil_div(columns, width(late)) > rows) return sums;
+    sums.width = static_cast<int>(width(late)), sums.late = static_cast<int>(late);
+    sums.pitch = late * row;
+    sums.first_late = rows - late * ceil_div(columns, width(late));
     return sums;
 }
 
