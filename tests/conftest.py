@@ -9,6 +9,7 @@ import torch
 
 from fusewright import backends, ops
 from fusewright.backends import cpu
+from toy import registered, toy  # noqa: F401  fixtures
 
 
 @pytest.fixture(autouse=True)
