@@ -63,6 +63,7 @@ struct ColumnSum {
     explicit operator bool() const { return wanted; }
 
     Untyped out() const { return wanted ? Untyped(dense) : Untyped(); }
+    PartialSums<A> of() const { return {partial, out()}; }
     void finish() {
         if (wanted && dense.data_ptr() != result.data_ptr()) {
             torch::stable::copy_(result, torch::stable::view(dense, shape_of(result)));
@@ -70,20 +71,19 @@ struct ColumnSum {
     }
 };
 
-// One sum or two of as many columns, in one launch; nothing where neither is wanted. `finish` is
-// left to the caller.
+// One sum or two of as many columns, in one launch; nothing where neither is wanted.
 template <class A>
-void column_sums(const Launch& launch, const ColumnSum<A>& first, const ColumnSum<A>& second,
-                 int64_t count, int64_t stride) {
+void column_sums(const Launch& launch, ColumnSum<A>& first, ColumnSum<A>& second, int64_t count,
+                 int64_t stride) {
     if (!first && !second) return;
-    const ColumnSum<A>& any = first ? first : second;
-    const ColumnSum<A>& other = second ? second : any;
+    ColumnSum<A>& any = first ? first : second;
     const int64_t columns = any.result.numel();
     launch.early(
         column_sums_kernel<A>,
         dim3(static_cast<unsigned>(ceil_div<int64_t>(columns, kSumLanes)), first && second ? 2 : 1),
-        dim3(kSumLanes, kSumParts), 0, PartialSums<A>{any.partial, any.out()},
-        PartialSums<A>{other.partial, other.out()}, count, stride, columns);
+        dim3(kSumLanes, kSumParts), 0, any.of(), (second ? second : any).of(), count, stride,
+        columns);
+    first.finish(), second.finish();
 }
 
 template <class A>
@@ -91,7 +91,6 @@ Tensor column_sums(const Launch& launch, const Tensor& like, const A* partial, i
                    int64_t stride) {
     ColumnSum<A> sum(like, partial), none;
     column_sums(launch, sum, none, count, stride);
-    sum.finish();
     return sum.result;
 }
 

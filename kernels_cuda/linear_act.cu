@@ -254,16 +254,22 @@ std::tuple<Tensor, Tensor, Tensor> k::linear_act_backward(
     std::optional<Tensor> dbias;
     {  // gone before the products need room
         const Tensor dy = as_contiguous(in_dtype(grad_y, dtype));
-        const bool kept = act == Activation::none || pre.numel() == dy.numel();
-        const Tensor saved = !kept ? forward(launch, x, weight, bias, Activation::none, false).y
-                             : act == Activation::none ? dy
-                                                       : as_contiguous(pre);
+        const bool kept = pre.numel() == dy.numel();
+        Tensor saved = dy;  // without an activation nobody reads it
+        if (act != Activation::none) {
+            saved = kept ? as_contiguous(pre)
+                         : forward(launch, x, weight, bias, Activation::none, false).y;
+        }
         if (const auto all =
                 few_rows_gradients(launch, dy, x, weight, bias, saved, act, shape, needs))
             return *all;
         // what is nobody else's becomes the result: a copy of dy, or the product made anew
         const bool copied = dy.data_ptr() != grad_y.data_ptr();
-        dpre = act == Activation::none || copied ? dy : kept ? fresh(dy, shape.y) : saved;
+        if (act == Activation::none || copied) {
+            dpre = dy;
+        } else {
+            dpre = kept ? fresh(dy, shape.y) : saved;
+        }
         dbias = derivative_of(launch, act, dy, saved, dpre, shape.rows, shape.columns,
                               needs & 4 ? bias : std::nullopt);
     }

@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(Shape::block, kBackwardBlocks<Shape>)
     };
     ask(row);
     const auto fetch = [&](int stage, int64_t row) {
-        fetch_row(pipe, io, stage, row, row < p.rows);
+        if (row < p.rows) fetch_row(pipe, io, stage, row);
+        Pipe::done();
     };
     constexpr int ahead = Pipe::kStages - 1;
 #pragma unroll
@@ -197,19 +198,19 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
         const auto params = norm_params<A>(
             o, in, weight, bias, present(grad_y) ? grad_y->scalar_type() : x.scalar_type());
         ColumnSum<A> of_weight, of_bias;
-        if ((needs & 2) && present(given_weight)) of_weight = ColumnSum<A>(*given_weight);
-        if ((needs & 4) && present(given_bias)) of_bias = ColumnSum<A>(*given_bias);
-        const auto finish = [&] {
-            of_weight.finish(), of_bias.finish();
-            if (of_weight) dweight = of_weight.result;
-            if (of_bias) dbias = of_bias.result;
-        };
+        if ((needs & 2) && present(given_weight)) {
+            of_weight = ColumnSum<A>(*given_weight);
+            dweight = of_weight.result;
+        }
+        if ((needs & 4) && present(given_bias)) {
+            of_bias = ColumnSum<A>(*given_bias);
+            dbias = of_bias.result;
+        }
         // sums of `count` blocks, one after the other
         const int64_t sums_a_block = kPlanes<centred> * in.columns;
         const auto add_up = [&](const A* sums, int64_t count) {
             of_weight.partial = sums, of_bias.partial = sums + in.columns;
             column_sums(launch, of_weight, of_bias, count, sums_a_block);
-            finish();
         };
         if constexpr (!std::is_same_v<T, double>) {
             constexpr int N = kPack<T>;
@@ -219,6 +220,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
             for (const auto& parameter : {weight, bias}) packs = packs && packs_of(parameter, N);
             // the longest rows have no room where a block has 99 KiB (8.6, 8.9, 12.0)
             const size_t limit = launch.shared_limit() - 1024;  // what is not dynamic
+            const int processors = launch.processors();
             BackwardShapes::with(in.columns / N, [&](auto shape) {
                 packs = packs && RowPipe<T, decltype(shape)>::bytes(2) <= limit;
             });
@@ -230,7 +232,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                     dtotal && dtotal->tensor.scalar_type() == x.scalar_type() && bytes(3) <= limit;
                 const size_t shared = bytes(piped ? 3 : 2);
                 const int64_t resident = std::min(launch.resident(kernel, Shape::block, shared),
-                                                  kBackwardBlocks<Shape> * launch.processors());
+                                                  kBackwardBlocks<Shape> * processors);
                 // as few as take the same number of turns, each with its partial sums
                 const int64_t turns = ceil_div<int64_t>(in.rows, Shape::rows * resident);
                 const int64_t grid = ceil_div<int64_t>(in.rows, Shape::rows * turns);
@@ -250,9 +252,8 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 }
                 // with a gradient of the sum PyTorch's own formulas hold a tensor more
                 const bool inside = parameters && out && out->stride() == in.columns && !dtotal;
-                constexpr int64_t finishing = kFinishThreads / Shape::block;
                 io.sums = strip_sums(in.rows, in.columns, inside ? in.columns * sizeof(T) / 4 : 0,
-                                     grid, kPlanes<centred>, finishing * launch.processors());
+                                     grid, kPlanes<centred>, kFinishBlocks<Shape> * processors);
                 std::optional<Tensor> own;
                 if (io.sums.late > 0) {
                     T* first = io.dx + io.sums.first_late * io.dx_rows;
@@ -264,22 +265,13 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(
                 if (!out) io.sums.first_late = 0;
                 launch(kernel, dim3(static_cast<unsigned>(grid)), dim3(Shape::block), shared, io,
                        params);
-                if (io.sums.late == 0) {
-                    if (own) add_up(io.sums.data, grid);
-                    return;
+                if (io.sums.late > 0) {
+                    norm_finish<centred, fused, Shape>(launch, io, params, limit, of_weight.out(),
+                                                       of_bias.out());
+                    of_weight.finish(), of_bias.finish();
+                } else if (own) {
+                    add_up(io.sums.data, grid);
                 }
-                constexpr Fused last = fused == Fused::none ? Fused::none : Fused::any;
-                const size_t stage = RowPipe<T, Shape>::bytes(2, 1);
-                const int64_t room = (launch.shared_limit() - 16384) / stage / finishing;
-                const int64_t stages =
-                    std::clamp<int64_t>(ceil_div<int64_t>(io.sums.late, Shape::rows), 1,
-                                        std::clamp<int64_t>(room, 1, kMostStages));
-                const int64_t strips = ceil_div<int64_t>(in.columns, io.sums.width);
-                launch.early(norm_finish_kernel<T, centred, last, Shape>,
-                             dim3(static_cast<unsigned>(strips)), dim3(Shape::block),
-                             stages * stage, io, params, static_cast<int>(stages), of_weight.out(),
-                             of_bias.out());
-                finish();
             };
             const auto with_shape = [&](auto fused) {
                 return BackwardShapes::with(in.columns / N, [&](auto shape) { run(shape, fused); });

@@ -73,12 +73,16 @@ __device__ inline RowFacts facts_of(const NormBackward<T>& io, const NormParams<
     return row;
 }
 
-constexpr int kFinishThreads = 1024, kMostStages = 8;
+// Blocks of a shape on a multiprocessor.
+template <class Shape>
+constexpr int kFinishBlocks = 1024 / Shape::block;
+
+constexpr int kMostStages = 8;
 
 // Adds up a strip of all blocks' sums, then stores the rows of dx that it lay in. What is to be
 // known of the first `stages` turns of them it knows before the sums are there.
 template <class T, bool centred, Fused fused, class Shape>
-__global__ void __launch_bounds__(Shape::block, kFinishThreads / Shape::block)
+__global__ void __launch_bounds__(Shape::block, kFinishBlocks<Shape>)
     norm_finish_kernel(const __grid_constant__ NormBackward<T> io,
                        const __grid_constant__ NormParams<float> p, int stages, Untyped dweight,
                        Untyped dbias) {
@@ -88,8 +92,8 @@ __global__ void __launch_bounds__(Shape::block, kFinishThreads / Shape::block)
     __shared__ BlockScratch<Shape::threads, 2, float> scratch;
     __shared__ RowFacts facts[kMostStages][Shape::rows];
     int turn = 0;
-    const RowPacks<Shape, N> in_row{static_cast<int>(p.columns)};
-    const Pipe pipe{reinterpret_cast<typename Pipe::Packed*>(bytes), in_row, 2};
+    const Pipe pipe{
+        reinterpret_cast<typename Pipe::Packed*>(bytes), {static_cast<int>(p.columns)}, 2};
     const int strip = static_cast<int>(blockIdx.x);
     const int own = Shape::rows == 1 ? 0 : static_cast<int>(threadIdx.x) / Shape::threads;
     const int64_t first = io.sums.first_late + int64_t{strip} * io.sums.late;
@@ -99,7 +103,7 @@ __global__ void __launch_bounds__(Shape::block, kFinishThreads / Shape::block)
         const auto has = [&](int stage) { return stage < stages && late(stage) < io.sums.late; };
 #pragma unroll 1
         for (int stage = 0; has(stage); ++stage) {
-            fetch_row(pipe, io, stage, first + late(stage), true);
+            fetch_row(pipe, io, stage, first + late(stage));
         }
         Pipe::wait_for_all();
 #pragma unroll 1
@@ -128,6 +132,22 @@ __global__ void __launch_bounds__(Shape::block, kFinishThreads / Shape::block)
         __syncthreads();
         done += stages;
     } while (done * Shape::rows < io.sums.late);
+}
+
+// `limit` is what shared memory a block of the device may ask for.
+template <bool centred, Fused fused, class Shape, class T>
+void norm_finish(const Launch& launch, const NormBackward<T>& io, const NormParams<float>& p,
+                 size_t limit, const Untyped& dweight, const Untyped& dbias) {
+    // for relu there is no kernel of its own
+    constexpr Fused known = fused == Fused::none ? Fused::none : Fused::any;
+    constexpr size_t stage = RowPipe<T, Shape>::bytes(2, 1);
+    const int64_t room = (limit - 16384) / stage / kFinishBlocks<Shape>;
+    const int64_t stages = std::min(ceil_div<int64_t>(io.sums.late, Shape::rows),
+                                    std::clamp<int64_t>(room, 1, kMostStages));
+    const int64_t strips = ceil_div<int64_t>(p.columns, io.sums.width);
+    launch.early(norm_finish_kernel<T, centred, known, Shape>, dim3(static_cast<unsigned>(strips)),
+                 dim3(Shape::block), stages * stage, io, p, static_cast<int>(stages), dweight,
+                 dbias);
 }
 
 }  // namespace fusewright::cuda

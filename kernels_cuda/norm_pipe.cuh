@@ -57,20 +57,17 @@ struct NormBackward {
     StripSums sums;
 };
 
-// Starts what a row needs, and closes it also where there is no such row.
+// Starts what a row needs.
 template <class T, class Shape>
 __device__ inline void fetch_row(const RowPipe<T, Shape>& pipe, const NormBackward<T>& io,
-                                 int stage, int64_t row, bool inside) {
+                                 int stage, int64_t row) {
     const int first = RowPacks<Shape, kPack<T>>::column(0);
-    if (inside) {
-        pipe.fetch(stage, 0, io.x + row * io.x_rows + first);
-        pipe.fetch(stage, 1, io.grad_y + row * io.grad_rows + first);
-        if (io.piped) {
-            const auto* from = static_cast<const T*>(io.grad_total.data);
-            pipe.fetch(stage, 2, from + row * io.total_rows + first);
-        }
+    pipe.fetch(stage, 0, io.x + row * io.x_rows + first);
+    pipe.fetch(stage, 1, io.grad_y + row * io.grad_rows + first);
+    if (io.piped) {
+        const auto* from = static_cast<const T*>(io.grad_total.data);
+        pipe.fetch(stage, 2, from + row * io.total_rows + first);
     }
-    pipe.done();
 }
 
 }  // namespace fusewright::cuda

@@ -93,6 +93,24 @@ __device__ inline uint4 load_row(const T* from, int row, int rows, int64_t strid
     return v;
 }
 
+// values = dy act'(pre) of packs of a thread, one branch on the activation for all of them.
+template <class T, int K>
+__device__ inline void differentiate(const Work<T>& w, const uint4 (&grad)[K],
+                                     const uint4 (&input)[K], float (&values)[K][8]) {
+    using P = Pack<T, 8>;
+#pragma unroll
+    for (int k = 0; k < K; ++k) accumulators(reinterpret_cast<const P&>(grad[k]), values[k]);
+    dispatch(w.activation, [&](auto act) {
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            float inputs[8];
+            accumulators(reinterpret_cast<const P&>(input[k]), inputs);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) values[k][j] *= derivative_for<T, act.value>(inputs[j]);
+        }
+    });
+}
+
 // dy act'(pre) of the segment's columns from `first` on, rounded, zeros past the end; and, where
 // dbias is wanted, its sums by column.
 template <class T>
@@ -110,17 +128,7 @@ __device__ inline void fill_segment(const Work<T>& w, int first, int end, T* dpr
         if (first + column >= end) grad[k] = input[k] = {};
     }
     float values[kOwn][8], sum[8] = {};
-#pragma unroll
-    for (int k = 0; k < kOwn; ++k) accumulators(reinterpret_cast<const P&>(grad[k]), values[k]);
-    dispatch(w.activation, [&](auto act) {
-#pragma unroll
-        for (int k = 0; k < kOwn; ++k) {
-            float inputs[8];
-            accumulators(reinterpret_cast<const P&>(input[k]), inputs);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) values[k][j] *= derivative_for<T, act.value>(inputs[j]);
-        }
-    });
+    differentiate(w, grad, input, values);
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
         *reinterpret_cast<P*>(dpre + (k * kLines + line) * kPitch + column) = pack_of<T>(values[k]);
@@ -286,16 +294,11 @@ __global__ void __launch_bounds__(kThreads, 2) few_rows_finish_kernel(Work<T> w)
 #pragma unroll 1
         for (int i = thread; i < packs; i += kThreads) {
             const int row = i % kRows, column = i / kRows * 8, at = place(from + column);
-            const uint4 grad = load_row(w.dy, row, w.rows, w.columns, at);
-            const uint4 input = load_row(w.pre, row, w.rows, w.columns, at);
-            float values[8], inputs[8];
-            accumulators(reinterpret_cast<const Pack<T, 8>&>(grad), values);
-            accumulators(reinterpret_cast<const Pack<T, 8>&>(input), inputs);
-            dispatch(w.activation, [&](auto act) {
-#pragma unroll
-                for (int j = 0; j < 8; ++j) values[j] *= derivative_for<T, act.value>(inputs[j]);
-            });
-            *reinterpret_cast<Pack<T, 8>*>(dpre + row * kPitch + column) = pack_of<T>(values);
+            const uint4 grad[1] = {load_row(w.dy, row, w.rows, w.columns, at)};
+            const uint4 input[1] = {load_row(w.pre, row, w.rows, w.columns, at)};
+            float values[1][8];
+            differentiate(w, grad, input, values);
+            *reinterpret_cast<Pack<T, 8>*>(dpre + row * kPitch + column) = pack_of<T>(values[0]);
         }
     };
     if (thread < 2 * kRows) {

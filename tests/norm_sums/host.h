@@ -6,11 +6,6 @@
 #include <barrier>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-#include <thread>
-#include <vector>
 
 #define __device__
 #define __shared__ static

@@ -1,5 +1,11 @@
 // Sums of random numbers of blocks for random rows: each has a place of its own, in the rows of its
 // strip; all are added up, and nothing else is read.
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
 #include "norm_sums.cuh"
 
 using namespace fusewright::cuda;
